@@ -1,0 +1,1 @@
+//! Tests that need the whole system; see the files beside this one.
