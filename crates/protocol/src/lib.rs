@@ -6,17 +6,23 @@
 mod error;
 mod ids;
 
-/// Client-facing messages and services.
+// The nesting follows the proto packages, as the generated code's paths expect.
 #[allow(clippy::all, clippy::unwrap_used, missing_docs)]
-pub mod v1 {
-    tonic::include_proto!("highwater.v1");
+mod generated {
+    pub mod v1 {
+        tonic::include_proto!("highwater.v1");
+    }
+    pub mod internal {
+        pub mod v1 {
+            tonic::include_proto!("highwater.internal.v1");
+        }
+    }
 }
 
 /// Messages and services between brokers and controllers.
-#[allow(clippy::all, clippy::unwrap_used, missing_docs)]
-pub mod internal {
-    tonic::include_proto!("highwater.internal.v1");
-}
+pub use generated::internal::v1 as internal;
+/// Client-facing messages and services.
+pub use generated::v1;
 
 pub use error::{ProtocolError, code_of, error_from_status, status_from_error};
 pub use ids::{PartitionKey, topic_id_bytes};

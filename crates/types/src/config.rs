@@ -143,9 +143,7 @@ impl TopicConfig {
             return Err(ConfigError::UnknownKey { key: key.to_owned() });
         };
         let bad = || ConfigError::BadValue { key: info.key, value: value.to_owned(), allowed: info.allowed };
-        let number = |min: u64, max: u64| {
-            value.parse::<u64>().ok().filter(|n| (min..=max).contains(n)).ok_or_else(bad)
-        };
+        let number = |min: u64, max: u64| value.parse::<u64>().ok().filter(|n| (min..=max).contains(n)).ok_or_else(bad);
         let optional = || if value == "-1" { Ok(None) } else { number(0, i64::MAX as u64).map(Some) };
         match key {
             "durability" => {

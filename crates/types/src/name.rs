@@ -35,9 +35,7 @@ impl TopicName {
         if name.len() > Self::LENGTH_MAX {
             return Err(NameError::TooLong { length: name.len() });
         }
-        if let Some(character) =
-            name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))
-        {
+        if let Some(character) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
             return Err(NameError::Character { name: name.to_owned(), character });
         }
         if name == "." || name == ".." {
