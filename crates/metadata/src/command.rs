@@ -1,0 +1,212 @@
+//! What can be asked of the active controller, and what it answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_types::{
+    BrokerEpoch, BrokerId, ControllerId, IncarnationId, LeaderEpoch, Offset, PartitionEpoch, TopicId, TopicPartition,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::CommandError;
+use crate::image::{Endpoint, JsonError, TopicState};
+
+/// What a broker says of itself when it registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    pub broker: BrokerId,
+    /// Chosen at random when the process started.
+    pub incarnation: IncarnationId,
+    /// As its disks have it. `None`: they are new and hold nothing.
+    pub cluster_id: Option<String>,
+    pub client_endpoint: Endpoint,
+    pub internal_endpoint: Endpoint,
+    pub rack: Option<String>,
+    /// Whether the run before this one ended with its data on disk. Proved by `previous_broker_epoch`.
+    pub clean_shutdown: bool,
+    /// The broker epoch which the clean-shutdown marker states; [`BrokerEpoch::NONE`] without one.
+    pub previous_broker_epoch: BrokerEpoch,
+}
+
+/// A member of a proposed ISR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsrMember {
+    pub broker: BrokerId,
+    /// As its fetches stated it; [`BrokerEpoch::NONE`] for one already in the ISR that has not fetched yet, and for the
+    /// leader itself.
+    pub broker_epoch: BrokerEpoch,
+}
+
+/// One ISR proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlterPartition {
+    pub partition: TopicPartition,
+    pub leader_epoch: LeaderEpoch,
+    /// Of the state that the proposal was made on.
+    pub partition_epoch: PartitionEpoch,
+    pub new_isr: Vec<IsrMember>,
+    /// The leader has finished recovering after an unclean election. Needed before others can join its ISR.
+    pub recovered: bool,
+}
+
+/// What became of an accepted ISR proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlteredPartition {
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+    pub isr: Vec<BrokerId>,
+}
+
+/// The end of a replica's log, for an unclean election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionLogEnd {
+    pub partition: TopicPartition,
+    pub last_epoch: LeaderEpoch,
+    pub log_end_offset: Offset,
+}
+
+/// A request for a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Command {
+    /// Names the cluster; `None`: make up an id from the seed. Done once.
+    CreateCluster {
+        cluster_id: Option<String>,
+    },
+    /// Gives a broker epoch, the same again to the same incarnation. A new incarnation starts fenced.
+    RegisterBroker(Registration),
+    /// The broker is gone: it leaves every ISR, and others are elected. Nothing to do if it is fenced already.
+    FenceBroker {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+    },
+    /// The broker has caught up with the metadata and reported what it can't serve: it may lead.
+    UnfenceBroker {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+    },
+    /// Moves leadership away from the broker and takes it out of every ISR that has another active member.
+    BeginControlledShutdown {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+    },
+    AlterPartitions {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+        partitions: Vec<AlterPartition>,
+    },
+    CreateTopic {
+        name: String,
+        /// With `assignments`: 0. Otherwise at least 1; see [`Command::with_defaults`].
+        partitions: u32,
+        replication_factor: u32,
+        configs: BTreeMap<String, String>,
+        /// The replicas of each partition, the preferred leader first; empty: place them.
+        assignments: Vec<Vec<BrokerId>>,
+        /// Answers what would be, and changes nothing.
+        validate_only: bool,
+    },
+    DeleteTopic {
+        name: String,
+    },
+    AlterTopic {
+        name: String,
+        set_configs: BTreeMap<String, String>,
+        unset_configs: BTreeSet<String>,
+        /// 0: as many as there are.
+        partitions: u32,
+    },
+    /// Moves leadership to the first replica wherever it is in sync. Empty: in all topics.
+    ElectPreferred {
+        topics: BTreeSet<String>,
+    },
+    /// Ends of logs that an unclean election waits for ([`crate::ClusterImage::awaits_log_end`]); others are passed over.
+    ReportLogEnds {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+        ends: Vec<PartitionLogEnd>,
+    },
+    /// Every partition that the broker can't serve now; one that is not named any more can be served again.
+    ReportUnusable {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+        /// Data damaged or offline: still a copy, for want of a better one.
+        unusable: BTreeSet<TopicPartition>,
+        /// Storage lost: not a copy any more.
+        #[serde(default)]
+        lost: BTreeSet<TopicPartition>,
+    },
+    /// Adds a controller, or changes its endpoint.
+    AddController {
+        controller: ControllerId,
+        endpoint: Endpoint,
+    },
+    RemoveController {
+        controller: ControllerId,
+    },
+}
+
+/// The answer to a [`Command`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum CommandResponse {
+    Done,
+    ClusterCreated {
+        cluster_id: String,
+    },
+    Registered {
+        broker_epoch: BrokerEpoch,
+        cluster_id: String,
+    },
+    /// In the order of the request.
+    PartitionsAltered {
+        partitions: Vec<(TopicPartition, Result<AlteredPartition, CommandError>)>,
+    },
+    /// The topic as it is after the command.
+    Topic {
+        topic: TopicState,
+    },
+    TopicDeleted {
+        topic: TopicId,
+    },
+    PreferredElected {
+        moved: u32,
+    },
+}
+
+impl Command {
+    /// Fills in what the caller of a `CreateTopic` left to the cluster (0).
+    #[must_use]
+    pub fn with_defaults(mut self, default_partitions: u32, default_replication_factor: u32) -> Self {
+        if let Self::CreateTopic { partitions, replication_factor, assignments, .. } = &mut self
+            && assignments.is_empty()
+        {
+            if *partitions == 0 {
+                *partitions = default_partitions;
+            }
+            if *replication_factor == 0 {
+                *replication_factor = default_replication_factor;
+            }
+        }
+        self
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        // Plain structs with string keys: serialization into memory can't fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub fn from_json(bytes: &[u8]) -> Result<Self, JsonError> {
+        serde_json::from_slice(bytes).map_err(|source| JsonError { what: "a command", source })
+    }
+}
+
+impl CommandResponse {
+    pub fn to_json(&self) -> Vec<u8> {
+        // Plain structs with string keys: serialization into memory can't fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub fn from_json(bytes: &[u8]) -> Result<Self, JsonError> {
+        serde_json::from_slice(bytes).map_err(|source| JsonError { what: "a command's response", source })
+    }
+}

@@ -1,0 +1,243 @@
+//! Topics: create, delete, configure, grow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_types::{BrokerId, Durability, TopicConfig, TopicId, TopicName, TopicPartition};
+
+use super::{Brokers, Decision};
+use crate::command::CommandResponse;
+use crate::error::CommandError;
+use crate::image::{ClusterImage, PartitionState, TopicState};
+use crate::placement::{PlacementBroker, mix, place};
+use crate::record::Record;
+
+/// Bound of one topic's partitions.
+pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
+/// Bound of a partition's replicas.
+pub const REPLICATION_FACTOR_MAX: u32 = 32;
+
+/// How many partitions with how many replicas, or exactly where.
+pub(super) struct Shape<'a> {
+    pub partitions: u32,
+    pub replication_factor: u32,
+    pub assignments: &'a [Vec<BrokerId>],
+}
+
+pub(super) fn create(
+    image: &ClusterImage,
+    name: &str,
+    shape: &Shape<'_>,
+    configs: &BTreeMap<String, String>,
+    validate_only: bool,
+    seed: u64,
+) -> Result<Decision, CommandError> {
+    let name = TopicName::new(name).map_err(|e| CommandError::InvalidTopicName { message: e.to_string() })?;
+    if image.topic_by_name(name.as_str()).is_some() {
+        return Err(CommandError::TopicExists { name: name.as_str().to_owned() });
+    }
+    check_configs(configs)?;
+    let replicas = if shape.assignments.is_empty() {
+        check_partition_count(shape.partitions)?;
+        check_replication_factor(image, shape.replication_factor)?;
+        let brokers = placement_brokers(image, None);
+        place(&brokers, shape.partitions as usize, shape.replication_factor as usize, seed)
+    } else {
+        check_assignments(image, shape)?;
+        shape.assignments.to_vec()
+    };
+    let partitions = replicas.into_iter().map(|replicas| new_partition(image, replicas)).collect();
+    let topic = TopicState { id: new_topic_id(image, seed), name, partitions, configs: configs.clone() };
+    let records = if validate_only { Vec::new() } else { vec![Record::TopicCreated { topic: topic.clone() }] };
+    Ok(Decision::new(records, CommandResponse::Topic { topic }))
+}
+
+pub(super) fn delete(image: &ClusterImage, name: &str) -> Result<Decision, CommandError> {
+    let topic = known(image, name)?.id;
+    Ok(Decision::new(vec![Record::TopicDeleted { topic }], CommandResponse::TopicDeleted { topic }))
+}
+
+pub(super) fn alter(
+    image: &ClusterImage,
+    name: &str,
+    set_configs: &BTreeMap<String, String>,
+    unset_configs: &BTreeSet<String>,
+    partitions: u32,
+    seed: u64,
+) -> Result<Decision, CommandError> {
+    let old = known(image, name)?;
+    let mut new = old.clone();
+    check_configs(set_configs)?;
+    for key in unset_configs {
+        if !highwater_types::TOPIC_CONFIG_KEYS.iter().any(|info| info.key == key) {
+            let message = highwater_types::ConfigError::UnknownKey { key: key.clone() }.to_string();
+            return Err(CommandError::InvalidConfig { message });
+        }
+        if set_configs.contains_key(key) {
+            let message = format!("topic config {key} can't be both set and unset");
+            return Err(CommandError::InvalidConfig { message });
+        }
+        new.configs.remove(key);
+    }
+    new.configs.extend(set_configs.iter().map(|(k, v)| (k.clone(), v.clone())));
+
+    let mut records = Vec::new();
+    if new.configs != old.configs {
+        records.push(Record::TopicConfigured { topic: old.id, configs: new.configs.clone() });
+        reconfigure(image, old, &mut new, &mut records);
+    }
+    let present = u32::try_from(old.partitions.len()).unwrap_or(u32::MAX);
+    if partitions != 0 && partitions != present {
+        let added = grow(image, old, partitions, present, seed)?;
+        records.push(Record::PartitionsAdded { topic: old.id, partitions: added.clone() });
+        new.partitions.extend(added);
+    }
+    Ok(Decision::new(records, CommandResponse::Topic { topic: new }))
+}
+
+/// What new configs mean for the partitions that exist.
+fn reconfigure(image: &ClusterImage, old: &TopicState, new: &mut TopicState, records: &mut Vec<Record>) {
+    let (before, after) = (old.config(), new.config());
+    let min_insync_changes = before.min_insync_replicas != after.min_insync_replicas;
+    let becomes_sync = before.durability == Durability::Replicated && after.durability == Durability::Sync;
+    if !min_insync_changes && !becomes_sync && before.unclean_election == after.unclean_election {
+        return;
+    }
+    let brokers = Brokers::of(image);
+    for ((partition, old), slot) in old.iter().zip(&mut new.partitions) {
+        let mut next = old.clone();
+        if becomes_sync {
+            // What they acknowledged until now may be in their page caches only.
+            next.unsynced.clone_from(&next.replicas);
+        }
+        let min_insync = after.min_insync_replicas as usize;
+        let settled = brokers.settle(old, next, &old.isr, &[], min_insync, after.unclean_election);
+        let state = settled.or_else(|| {
+            // Fences ISR proposals of a leader that has yet to learn the new minimum (TRAPS T16): until it does it may
+            // advance the high watermark by the old one.
+            min_insync_changes.then(|| PartitionState { partition_epoch: old.partition_epoch.next(), ..old.clone() })
+        });
+        if let Some(state) = state {
+            *slot = state.clone();
+            records.push(Record::PartitionChanged { partition, state });
+        }
+    }
+}
+
+fn grow(
+    image: &ClusterImage,
+    topic: &TopicState,
+    partitions: u32,
+    present: u32,
+    seed: u64,
+) -> Result<Vec<PartitionState>, CommandError> {
+    if partitions < present {
+        let message = format!(
+            "topic {} has {present} partitions, and they can't become fewer ({partitions}): records would be lost",
+            topic.name
+        );
+        return Err(CommandError::InvalidPartitionCount { message });
+    }
+    check_partition_count(partitions)?;
+    let replication_factor = u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX);
+    check_replication_factor(image, replication_factor)?;
+    let brokers = placement_brokers(image, Some(topic));
+    let placed = place(&brokers, (partitions - present) as usize, replication_factor as usize, seed);
+    Ok(placed.into_iter().map(|replicas| new_partition(image, replicas)).collect())
+}
+
+fn known<'a>(image: &'a ClusterImage, name: &str) -> Result<&'a TopicState, CommandError> {
+    image.topic_by_name(name).map(AsRef::as_ref).ok_or_else(|| CommandError::UnknownTopic { name: name.to_owned() })
+}
+
+/// Never given before: the low half is a bijection of the version, which only grows (TRAPS T21).
+fn new_topic_id(image: &ClusterImage, seed: u64) -> TopicId {
+    let version = image.version.get();
+    let high = mix(seed ^ version).max(1);
+    TopicId::from_u128(u128::from(high) << 64 | u128::from(mix(version)))
+}
+
+/// In sync are those of its replicas that are up: its log is empty.
+fn new_partition(image: &ClusterImage, replicas: Vec<BrokerId>) -> PartitionState {
+    let isr = replicas.iter().copied().filter(|b| image.is_active(*b)).collect();
+    PartitionState::new(replicas, isr)
+}
+
+/// The brokers with their load; `topic` is the one that grows.
+fn placement_brokers(image: &ClusterImage, topic: Option<&TopicState>) -> Vec<PlacementBroker> {
+    let mut brokers: BTreeMap<BrokerId, PlacementBroker> = BTreeMap::new();
+    for broker in image.brokers.values() {
+        let (id, rack, active) = (broker.id, broker.rack.clone(), broker.is_active());
+        let (topic_leaders, topic_replicas, leaders, replicas) = (0, 0, 0, 0);
+        let empty = PlacementBroker { id, rack, active, topic_leaders, topic_replicas, leaders, replicas };
+        brokers.insert(id, empty);
+    }
+    let own = topic.map(|t| t.id);
+    for (TopicPartition { topic, .. }, state) in image.partitions() {
+        for (index, replica) in state.replicas.iter().enumerate() {
+            let Some(load) = brokers.get_mut(replica) else { continue };
+            let in_topic = usize::from(own == Some(topic));
+            let leads = usize::from(index == 0);
+            load.replicas += 1;
+            load.leaders += leads;
+            load.topic_replicas += in_topic;
+            load.topic_leaders += in_topic * leads;
+        }
+    }
+    brokers.into_values().collect()
+}
+
+fn check_configs(configs: &BTreeMap<String, String>) -> Result<(), CommandError> {
+    let checked = TopicConfig::from_overrides(configs);
+    checked.map(|_| ()).map_err(|e| CommandError::InvalidConfig { message: e.to_string() })
+}
+
+fn check_partition_count(partitions: u32) -> Result<(), CommandError> {
+    if (1..=PARTITIONS_PER_TOPIC_MAX).contains(&partitions) {
+        return Ok(());
+    }
+    let message = format!("a topic can have 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {partitions}");
+    Err(CommandError::InvalidPartitionCount { message })
+}
+
+fn check_replication_factor(image: &ClusterImage, replication_factor: u32) -> Result<(), CommandError> {
+    let brokers = image.brokers.len();
+    let message = if !(1..=REPLICATION_FACTOR_MAX).contains(&replication_factor) {
+        format!("a replication factor is from 1 to {REPLICATION_FACTOR_MAX}, not {replication_factor}")
+    } else if replication_factor as usize > brokers {
+        format!("replication factor {replication_factor} needs as many brokers, and the cluster has {brokers}")
+    } else if !image.brokers.values().any(|b| b.is_active()) {
+        format!("none of the {brokers} brokers is up")
+    } else {
+        return Ok(());
+    };
+    Err(CommandError::InvalidReplicationFactor { message })
+}
+
+fn check_assignments(image: &ClusterImage, shape: &Shape<'_>) -> Result<(), CommandError> {
+    let refuse = |message: String| Err(CommandError::InvalidAssignment { message });
+    if shape.partitions != 0 || shape.replication_factor != 0 {
+        return refuse("give either the replicas of each partition or the numbers, not both".to_owned());
+    }
+    check_partition_count(u32::try_from(shape.assignments.len()).unwrap_or(u32::MAX))?;
+    let replication_factor = shape.assignments[0].len();
+    if replication_factor == 0 || replication_factor > REPLICATION_FACTOR_MAX as usize {
+        return refuse(format!("a partition has 1 to {REPLICATION_FACTOR_MAX} replicas, not {replication_factor}"));
+    }
+    for (partition, replicas) in shape.assignments.iter().enumerate() {
+        if replicas.len() != replication_factor {
+            let found = replicas.len();
+            return refuse(format!("partition {partition} has {found} replicas and partition 0 {replication_factor}"));
+        }
+        let unique: BTreeSet<_> = replicas.iter().collect();
+        if unique.len() != replicas.len() {
+            return refuse(format!("partition {partition} names a broker twice"));
+        }
+        if let Some(unknown) = replicas.iter().find(|b| image.broker(**b).is_none()) {
+            return refuse(format!("partition {partition} names broker {unknown}, which is not registered"));
+        }
+        if !replicas.iter().any(|b| image.is_active(*b)) {
+            return refuse(format!("none of the replicas of partition {partition} is up"));
+        }
+    }
+    Ok(())
+}

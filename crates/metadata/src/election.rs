@@ -1,0 +1,162 @@
+//! Who leads a partition, and who could: ISR, ELR and leader, settled anew after every change.
+//!
+//! One function, [`settle`], holds all rules, so that fencing, unfencing, shutdown, ISR proposals, damage and
+//! configuration changes can't disagree. Source: KIP-966 (eligible leader replicas, unclean recovery), KIP-841.
+
+use highwater_types::{BrokerId, UncleanElection};
+
+use crate::image::{PartitionState, ReplicaLogEnd, UncleanReport};
+
+/// What the settling of one partition depends on, besides the partition.
+pub(crate) struct Rules<'a> {
+    pub unfenced: &'a dyn Fn(BrokerId) -> bool,
+    /// Neither fenced nor shutting down.
+    pub active: &'a dyn Fn(BrokerId) -> bool,
+    /// As configured; bounded by the replication factor here (TRAPS T15).
+    pub min_insync_replicas: usize,
+    pub unclean: UncleanElection,
+}
+
+/// The partition with `isr` (as wished), its leader and ELR brought in line with the rules. `next` is `old` with other
+/// fields already changed; `lost` are replicas that are no copy of the committed records any more. `None`: nothing changed.
+///
+/// - The ISR holds unfenced replicas; those shutting down or unusable only as the last one.
+/// - The leader stays if it can; else the first usable replica of the ISR, else of the ELR (which becomes the whole
+///   ISR), else the last copy even if unusable, else whom the unclean policy chooses.
+/// - Who leaves the ISR while it is below `min.insync.replicas` is in the ELR (TRAPS T14, T17).
+pub(crate) fn settle(
+    old: &PartitionState,
+    mut next: PartitionState,
+    isr: &[BrokerId],
+    lost: &[BrokerId],
+    rules: &Rules<'_>,
+) -> Option<PartitionState> {
+    let usable = |b: BrokerId| (rules.active)(b) && !next.unusable.contains(&b);
+    let was_copy = |b: BrokerId| old.isr.contains(&b) || old.elr.contains(&b);
+
+    let mut isr: Vec<BrokerId> =
+        old.replicas.iter().copied().filter(|b| isr.contains(b) && !lost.contains(b) && (rules.unfenced)(*b)).collect();
+    if isr.iter().any(|b| usable(*b)) {
+        isr.retain(|b| usable(*b));
+    }
+    let eligible: Vec<BrokerId> =
+        old.replicas.iter().copied().filter(|b| was_copy(*b) && !isr.contains(b) && !lost.contains(b)).collect();
+
+    let in_sync = old.leader.filter(|b| isr.contains(b) && usable(*b)).or(isr.iter().copied().find(|b| usable(*b)));
+    let mut leader = in_sync;
+    if leader.is_none()
+        && let Some(elected) = eligible.iter().copied().find(|b| usable(*b))
+    {
+        // Has every committed record; whoever was in the ISR (unusable, shutting down) stays eligible.
+        leader = Some(elected);
+        isr = vec![elected];
+    }
+    leader = leader.or(old.leader.filter(|b| isr.contains(b)));
+    if leader.is_none() && !eligible.is_empty() && eligible.iter().all(|b| next.unusable.contains(b)) {
+        // No better copy can return: a damaged one answers for what it has.
+        leader = eligible.iter().copied().find(|b| (rules.active)(*b));
+        isr = leader.into_iter().collect();
+    }
+
+    let mut unclean = None;
+    next.log_ends.retain(|end| (rules.unfenced)(end.broker));
+    if leader.is_none() {
+        isr.clear();
+        let offline = PartitionState {
+            elr: old.replicas.iter().copied().filter(|b| was_copy(*b) && !lost.contains(b)).collect(),
+            last_known_elr: in_order(old, |b| old.last_known_elr.contains(&b) || (was_copy(b) && lost.contains(&b))),
+            isr: Vec::new(),
+            leader: None,
+            ..next.clone()
+        };
+        unclean = choose_unclean(&offline, rules);
+        if let Some(report) = &unclean {
+            leader = Some(report.chosen.broker);
+            isr = vec![report.chosen.broker];
+        }
+    }
+
+    let min_insync = rules.min_insync_replicas.min(old.replicas.len()).max(1);
+    if isr.len() >= min_insync {
+        (next.elr, next.last_known_elr) = (Vec::new(), Vec::new());
+    } else {
+        // What an unclean election passed over has another history: it is eligible no longer.
+        next.elr = if unclean.is_some() {
+            Vec::new()
+        } else {
+            in_order(old, |b| was_copy(b) && !isr.contains(&b) && !lost.contains(&b))
+        };
+        next.last_known_elr = in_order(old, |b| {
+            (was_copy(b) || old.last_known_elr.contains(&b)) && !isr.contains(&b) && !next.elr.contains(&b)
+        });
+    }
+    next.isr = isr;
+    if leader != old.leader {
+        next.leader = leader;
+        next.leader_epoch = old.leader_epoch.next();
+    }
+    if leader.is_some() {
+        next.log_ends.clear();
+    }
+    if let Some(report) = unclean {
+        next.recovering = true;
+        next.unclean = Some(UncleanReport { leader_epoch: next.leader_epoch, ..report });
+    }
+    finish(old, next)
+}
+
+/// Gives a changed state its new partition epoch (TRAPS T13).
+pub(crate) fn finish(old: &PartitionState, mut next: PartitionState) -> Option<PartitionState> {
+    next.partition_epoch = old.partition_epoch;
+    (next != *old).then(|| {
+        next.partition_epoch = old.partition_epoch.next();
+        next
+    })
+}
+
+fn in_order(state: &PartitionState, keep: impl Fn(BrokerId) -> bool) -> Vec<BrokerId> {
+    state.replicas.iter().copied().filter(|b| keep(*b)).collect()
+}
+
+/// Whether the policy lets a partition without a leader be led by a replica that may lack committed records, once the
+/// log ends are known. A single replica may always: nobody who has more can ever return.
+pub(crate) fn unclean_may_come(
+    state: &PartitionState,
+    policy: UncleanElection,
+    active: &dyn Fn(BrokerId) -> bool,
+) -> bool {
+    let copies_gone = state.isr.is_empty() && state.elr.is_empty();
+    state.leader.is_none()
+        && state.replicas.iter().any(|b| active(*b))
+        && match policy {
+            UncleanElection::None => state.replicas.len() == 1 && copies_gone,
+            UncleanElection::Balanced => copies_gone,
+            UncleanElection::Proactive => true,
+        }
+}
+
+/// The choice of an unclean election by (leader epoch, LEO), once everybody it waits for has said where its log ends.
+fn choose_unclean(offline: &PartitionState, rules: &Rules<'_>) -> Option<UncleanReport> {
+    if !unclean_may_come(offline, rules.unclean, rules.active) {
+        return None;
+    }
+    let end_of = |b: BrokerId| offline.log_ends.iter().find(|end| end.broker == b).copied();
+    let there = |b: BrokerId| (rules.active)(b) && !offline.unusable.contains(&b);
+    if rules.unclean != UncleanElection::Proactive && offline.last_known_elr.iter().any(|b| !(rules.active)(*b)) {
+        return None;
+    }
+    let mut candidates = Vec::new();
+    for broker in offline.replicas.iter().copied().filter(|b| there(*b)) {
+        candidates.push(end_of(broker)?);
+    }
+    // The first of equals in the order of the replicas.
+    let chosen = candidates.iter().copied().reduce(|best, end| if rank(end) > rank(best) { end } else { best })?;
+    let others = offline.log_ends.iter().copied().filter(|end| end.broker != chosen.broker).collect();
+    let copies = offline.elr.iter().chain(&offline.last_known_elr).copied();
+    let not_heard = copies.filter(|b| end_of(*b).is_none()).collect();
+    Some(UncleanReport { leader_epoch: offline.leader_epoch, chosen, others, not_heard })
+}
+
+fn rank(end: ReplicaLogEnd) -> impl Ord {
+    (end.last_epoch, end.log_end_offset)
+}
