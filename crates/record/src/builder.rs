@@ -196,11 +196,7 @@ fn nullable_length(bytes: Option<&[u8]>) -> usize {
 
 #[inline]
 fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        None => varint::put(out, -1),
-        Some(bytes) => {
-            varint::put(out, bytes.len() as i64);
-            out.extend_from_slice(bytes);
-        }
-    }
+    let Some(bytes) = bytes else { return varint::put(out, -1) };
+    varint::put(out, bytes.len() as i64);
+    out.extend_from_slice(bytes);
 }

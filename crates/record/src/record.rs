@@ -51,7 +51,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Reads the record at `cursor`, its headers excepted, and checks every length in it.
-    #[inline]
+    #[inline(always)]
     pub fn read(cursor: &mut Cursor<'_>) -> Result<Self, RecordProblem> {
         let stated = cursor.varint()?;
         let length =
@@ -75,7 +75,7 @@ impl Layout {
     }
 
     /// Calls `each` with the name and value of every header, and checks that they end where the record does.
-    #[inline]
+    #[inline(always)]
     pub fn headers(
         &self,
         body: &[u8],
@@ -95,7 +95,7 @@ impl Layout {
 }
 
 /// A length, -1 for null, and as many bytes.
-#[inline]
+#[inline(always)]
 fn nullable(cursor: &mut Cursor<'_>, field: &'static str) -> Result<Option<Range<usize>>, RecordProblem> {
     match cursor.varint()? {
         -1 => Ok(None),

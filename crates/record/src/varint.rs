@@ -1,7 +1,5 @@
 //! Variable-length numbers of the record format: zigzag, seven bits to a byte, the low ones first.
 
-use bytes::BufMut;
-
 use crate::RecordProblem;
 
 /// Bytes that are being read, front to back.
@@ -16,7 +14,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, position }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn remaining(&self) -> usize {
         self.bytes.len() - self.position
     }
@@ -27,7 +25,7 @@ impl<'a> Cursor<'a> {
         Self { bytes: &self.bytes[..end], position: self.position }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn byte(&mut self) -> Result<u8, RecordProblem> {
         let byte = *self.bytes.get(self.position).ok_or(RecordProblem::Truncated)?;
         self.position += 1;
@@ -35,7 +33,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// At most 5 bytes, and a value that fits.
-    #[inline]
+    #[inline(always)]
     pub fn varint(&mut self) -> Result<i32, RecordProblem> {
         let first = self.byte()?;
         if first < 0x80 {
@@ -54,7 +52,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// At most 10 bytes, and a value that fits.
-    #[inline]
+    #[inline(always)]
     pub fn varlong(&mut self) -> Result<i64, RecordProblem> {
         let first = self.byte()?;
         if first < 0x80 {
@@ -64,6 +62,7 @@ impl<'a> Cursor<'a> {
         self.unsigned(10).map(unzigzag)
     }
 
+    #[cold]
     fn unsigned(&mut self, bytes_max: u32) -> Result<u64, RecordProblem> {
         let mut value = 0;
         for index in 0..bytes_max {
@@ -81,7 +80,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Steps over `length` bytes and returns where they start.
-    #[inline]
+    #[inline(always)]
     pub fn skip(&mut self, length: usize) -> Result<usize, RecordProblem> {
         if length > self.remaining() {
             return Err(RecordProblem::Truncated);
@@ -110,13 +109,24 @@ pub(crate) fn length(value: i64) -> usize {
 }
 
 #[inline]
-pub(crate) fn put(out: &mut impl BufMut, value: i64) {
-    let mut raw = zigzag(value);
+pub(crate) fn put(out: &mut Vec<u8>, value: i64) {
+    let raw = zigzag(value);
+    if raw < 0x80 {
+        return out.push(raw as u8);
+    }
+    if raw < 0x4000 {
+        return out.extend_from_slice(&[raw as u8 | 0x80, (raw >> 7) as u8]);
+    }
+    put_long(out, raw);
+}
+
+#[cold]
+fn put_long(out: &mut Vec<u8>, mut raw: u64) {
     while raw >= 0x80 {
-        out.put_u8(raw as u8 | 0x80);
+        out.push(raw as u8 | 0x80);
         raw >>= 7;
     }
-    out.put_u8(raw as u8);
+    out.push(raw as u8);
 }
 
 #[cfg(test)]

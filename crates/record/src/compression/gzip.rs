@@ -18,7 +18,7 @@ pub fn compress(level: Option<i32>, input: &[u8], out: &mut Vec<u8>) -> io::Resu
 pub fn decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
     // Deflate packs by 1032 to 1 at most; a typical batch by 3 to 5.
     out.reserve(input.len().saturating_mul(4).min(limit));
-    let mut bounded = MultiGzDecoder::new(input).take(limit as u64 + 1);
+    let mut bounded = MultiGzDecoder::new(input).take((limit as u64).saturating_add(1));
     bounded.read_to_end(out).map_err(DecompressError::damaged)?;
     if out.len() > limit { Err(DecompressError::TooLarge) } else { Ok(()) }
 }

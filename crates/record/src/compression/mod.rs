@@ -175,6 +175,15 @@ mod tests {
     }
 
     #[test]
+    fn no_limit_is_a_limit_too() {
+        for codec in Compression::ALL {
+            let mut out = Vec::new();
+            decompress(codec, &compressed(codec, b"some"), usize::MAX, &mut out).unwrap();
+            assert_eq!(out, b"some", "{codec}");
+        }
+    }
+
+    #[test]
     fn every_cut_is_told() {
         let input: Vec<u8> = (0..5_000u32).flat_map(|n| (n * n).to_le_bytes()).collect();
         for codec in COMPRESSED {
