@@ -69,6 +69,7 @@ impl BatchError {
     /// The code that crosses process boundaries.
     pub fn code(&self) -> ErrorCode {
         match self {
+            Self::Record { problem: RecordProblem::Timestamp, .. } => ErrorCode::InvalidRecord,
             Self::Truncated { .. }
             | Self::Magic { .. }
             | Self::Length { .. }

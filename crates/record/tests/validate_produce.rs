@@ -180,8 +180,8 @@ fn damage_inside_compression_is_told() {
 #[test]
 fn timestamps_out_of_range_are_refused_and_a_wrong_greatest_one_is_corrected() {
     let good = || batch(Compression::Lz4, &[b"one", b"two"]);
-    refused(patched(good(), 27, &i64::MAX.to_be_bytes()), ErrorCode::CorruptBatch, "timestamp is out of range");
-    refused(patched(good(), 27, &(-2i64).to_be_bytes()), ErrorCode::CorruptBatch, "timestamp is out of range");
+    refused(patched(good(), 27, &i64::MAX.to_be_bytes()), ErrorCode::InvalidRecord, "timestamp is out of range");
+    refused(patched(good(), 27, &(-2i64).to_be_bytes()), ErrorCode::InvalidRecord, "timestamp is out of range");
 
     let unset = patched(good(), 35, &(-1i64).to_be_bytes());
     let corrected = validate_produce(unset.into(), &LIMITS).unwrap().remove(0);
