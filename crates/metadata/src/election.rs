@@ -43,11 +43,12 @@ pub(crate) fn settle(
         old.replicas.iter().copied().filter(|b| was_copy(*b) && !isr.contains(b) && !lost.contains(b)).collect();
 
     let in_sync = old.leader.filter(|b| isr.contains(b) && usable(*b)).or(isr.iter().copied().find(|b| usable(*b)));
-    let mut leader = in_sync;
+    // One that is shutting down goes on until another is in sync, for the sake of what only it has acknowledged.
+    let mut leader = in_sync.or(old.leader.filter(|b| isr.contains(b) && !next.unusable.contains(b)));
     if leader.is_none()
         && let Some(elected) = eligible.iter().copied().find(|b| usable(*b))
     {
-        // Has every committed record; whoever was in the ISR (unusable, shutting down) stays eligible.
+        // Has every committed record; whoever was in the ISR (unusable) stays eligible.
         leader = Some(elected);
         isr = vec![elected];
     }
@@ -90,6 +91,7 @@ pub(crate) fn settle(
             (was_copy(b) || old.last_known_elr.contains(&b)) && !isr.contains(&b) && !next.elr.contains(&b)
         });
     }
+    next.storage_lost.retain(|b| !isr.contains(b));
     next.isr = isr;
     if leader != old.leader {
         next.leader = leader;
@@ -119,7 +121,7 @@ fn in_order(state: &PartitionState, keep: impl Fn(BrokerId) -> bool) -> Vec<Brok
 }
 
 /// Whether the policy lets a partition without a leader be led by a replica that may lack committed records, once the
-/// log ends are known. A single replica may always: nobody who has more can ever return.
+/// log ends are known. A single replica that still has its storage may always: nobody who has more can ever return.
 pub(crate) fn unclean_may_come(
     state: &PartitionState,
     policy: UncleanElection,
@@ -129,7 +131,7 @@ pub(crate) fn unclean_may_come(
     state.leader.is_none()
         && state.replicas.iter().any(|b| active(*b))
         && match policy {
-            UncleanElection::None => state.replicas.len() == 1 && copies_gone,
+            UncleanElection::None => state.replicas.len() == 1 && state.storage_lost.is_empty() && copies_gone,
             UncleanElection::Balanced => copies_gone,
             UncleanElection::Proactive => true,
         }

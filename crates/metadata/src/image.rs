@@ -127,6 +127,9 @@ pub struct PartitionState {
     /// clean shutdown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsynced: Vec<BrokerId>,
+    /// Replicas whose storage was replaced or lost: they hold nothing of the past until they join the ISR anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage_lost: Vec<BrokerId>,
     /// What is known for an unclean election that is awaited; empty otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_ends: Vec<ReplicaLogEnd>,
@@ -153,6 +156,7 @@ impl PartitionState {
             recovering: false,
             unusable: Vec::new(),
             unsynced: Vec::new(),
+            storage_lost: Vec::new(),
             log_ends: Vec::new(),
             unclean: None,
         }

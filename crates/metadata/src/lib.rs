@@ -5,7 +5,7 @@
 //! Raft, brokers receive them as deltas, and all of them replay with the same code, so that everybody who has reached a
 //! version has the same image.
 //!
-//! Invariants of an image (held by `tests/invariants.rs` under random commands):
+//! Invariants of an image (held by `tests/rules/invariants.rs` under random commands):
 //! - a partition has a leader exactly if its ISR is not empty; the leader is in the ISR, the ISR within the replicas;
 //! - every ISR member is unfenced; a fenced broker leads nothing;
 //! - ISR and ELR are disjoint; the ELR is empty while the ISR has `min.insync.replicas` members or more;

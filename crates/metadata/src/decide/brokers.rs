@@ -50,8 +50,11 @@ pub(super) fn register(image: &ClusterImage, registration: &Registration) -> Res
         }
         let is_synced = topic.config().durability == Durability::Sync && !next.unsynced.contains(&broker);
         let kept = !storage_is_new && (was_clean || is_synced);
-        if was_clean || storage_is_new {
+        if was_clean {
             next.unsynced.retain(|b| *b != broker);
+        }
+        if storage_is_new && !next.storage_lost.contains(&broker) {
+            next.storage_lost.push(broker);
         }
         // Of the run before; this one says so again before it is unfenced.
         next.unusable.retain(|b| *b != broker);

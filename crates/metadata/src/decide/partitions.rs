@@ -197,12 +197,16 @@ pub(super) fn report_unusable(
             return None;
         }
         let (is_unusable, is_lost) = (unusable.contains(&partition), lost.contains(&partition));
-        if is_unusable == next.unusable.contains(&broker) && !is_lost {
+        let is_news = is_lost && !next.storage_lost.contains(&broker);
+        if is_unusable == next.unusable.contains(&broker) && !is_news {
             return None;
         }
         next.unusable.retain(|b| *b != broker);
         if is_unusable {
             next.unusable.push(broker);
+        }
+        if is_lost && !next.storage_lost.contains(&broker) {
+            next.storage_lost.push(broker);
         }
         Some(if is_lost { vec![broker] } else { Vec::new() })
     });

@@ -1,0 +1,8 @@
+//! The rules of the metadata, from commands to records. TRAPS lines are named by number.
+#![allow(clippy::unwrap_used)]
+
+mod brokers;
+mod cluster;
+mod invariants;
+mod partitions;
+mod placement;
