@@ -1,0 +1,53 @@
+//! What a log needs to know of its topic and its process.
+
+use std::sync::Arc;
+
+use highwater_types::TopicConfig;
+
+use crate::cache::CacheBudget;
+use crate::status::DirStatus;
+
+/// The configuration of one [`crate::Log`]; can change while it is open.
+#[derive(Clone)]
+pub struct LogConfig {
+    pub segment_bytes: u64,
+    pub segment_ms: u64,
+    pub index_interval_bytes: u32,
+    pub retention_ms: Option<u64>,
+    pub retention_bytes: Option<u64>,
+    /// Most bytes of recent appends that this log keeps in memory.
+    pub cache_bytes: usize,
+    /// Shared by all logs of a process: bounds the memory of all their caches together.
+    pub cache_budget: Arc<CacheBudget>,
+    /// Shared by all logs of a data dir; [`crate::DataDir::open_log`] sets it.
+    pub status: Arc<DirStatus>,
+}
+
+impl LogConfig {
+    /// Takes the topic's part from `topic`, and keeps the process's.
+    #[must_use]
+    pub fn with_topic(mut self, topic: &TopicConfig) -> Self {
+        self.segment_bytes = topic.segment_bytes;
+        self.segment_ms = topic.segment_ms;
+        self.index_interval_bytes = topic.index_interval_bytes;
+        self.retention_ms = topic.retention_ms;
+        self.retention_bytes = topic.retention_bytes;
+        self
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        let base = Self {
+            segment_bytes: 0,
+            segment_ms: 0,
+            index_interval_bytes: 0,
+            retention_ms: None,
+            retention_bytes: None,
+            cache_bytes: 8 << 20,
+            cache_budget: Arc::new(CacheBudget::new(128 << 20)),
+            status: Arc::new(DirStatus::default()),
+        };
+        base.with_topic(&TopicConfig::default())
+    }
+}

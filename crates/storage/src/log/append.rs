@@ -1,0 +1,166 @@
+//! Appends, as leader and as follower: one write to the page cache each, whole or not at all.
+
+use std::io::IoSlice;
+
+use bytes::{Bytes, BytesMut};
+use highwater_record::{Batch, BatchHeader, HEADER_LEN, set_append_time, stamp};
+use highwater_types::{LeaderEpoch, Offset, TimestampMs, TimestampType};
+
+use super::Log;
+use crate::disk;
+use crate::error::AppendError;
+
+/// Batches smaller than this on average are copied into one piece, which the cache then holds: small slices of a large
+/// network buffer would keep all of it in memory.
+const COPY_BELOW_BYTES: usize = 16 << 10;
+
+/// Where an append went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    pub base_offset: Offset,
+    /// The offset after the last record.
+    pub end_offset: Offset,
+    pub bytes: u64,
+    /// What all its records have as timestamp, with LogAppendTime.
+    pub append_time: Option<TimestampMs>,
+}
+
+impl Log {
+    /// Appends what a producer sent, as leader: stamps base offsets and the leader epoch into a copy. The batches must
+    /// have been validated. Whole or nothing.
+    pub fn append_leader(
+        &mut self,
+        batches: &[Batch],
+        epoch: LeaderEpoch,
+        timestamp_type: TimestampType,
+        now: TimestampMs,
+    ) -> Result<Appended, AppendError> {
+        self.check_appendable()?;
+        let total = batches.iter().map(|batch| batch.bytes().len()).sum();
+        let latest = self.epochs.latest().unwrap_or(LeaderEpoch::NONE);
+        if batches.is_empty() {
+            return Err(AppendError::Empty);
+        }
+        if epoch < latest {
+            return Err(AppendError::EpochWentBack { latest, found: epoch });
+        }
+        let append_time = (timestamp_type == TimestampType::LogAppendTime).then_some(now);
+        let mut bytes = BytesMut::with_capacity(total);
+        let mut headers = Vec::with_capacity(batches.len());
+        let mut next = self.end_offset();
+        for batch in batches {
+            let start = bytes.len();
+            bytes.extend_from_slice(batch.bytes());
+            stamp(&mut bytes[start..], next, epoch);
+            let mut header = BatchHeader { base_offset: next, leader_epoch: epoch, ..*batch.header() };
+            if let Some(now) = append_time {
+                set_append_time(&mut bytes[start..], now);
+                header.max_timestamp = now;
+            }
+            next = header.next_offset();
+            headers.push(header);
+        }
+        self.write(&headers, vec![bytes.freeze()], Some(now)).map(|appended| Appended { append_time, ..appended })
+    }
+
+    /// Appends what the leader sent, as follower: the bytes as they are. Offsets must continue at the log's end, and
+    /// leader epochs never go back. Whole or nothing.
+    pub fn append_follower(&mut self, batches: &[Batch]) -> Result<Appended, AppendError> {
+        self.check_appendable()?;
+        let (mut expected, mut latest) = (self.end_offset(), self.epochs.latest().unwrap_or(LeaderEpoch::NONE));
+        for header in batches.iter().map(Batch::header) {
+            if header.base_offset != expected {
+                return Err(AppendError::OffsetGap { expected, found: header.base_offset });
+            }
+            if header.leader_epoch < latest {
+                return Err(AppendError::EpochWentBack { latest, found: header.leader_epoch });
+            }
+            (expected, latest) = (header.next_offset(), header.leader_epoch);
+        }
+        let total: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
+        let headers: Vec<BatchHeader> = batches.iter().map(|batch| *batch.header()).collect();
+        let pieces = match batches {
+            [] => return Err(AppendError::Empty),
+            _ if total / batches.len() < COPY_BELOW_BYTES => {
+                let mut bytes = BytesMut::with_capacity(total);
+                batches.iter().for_each(|batch| bytes.extend_from_slice(batch.bytes()));
+                vec![bytes.freeze()]
+            }
+            _ => batches.iter().map(|batch| batch.bytes().clone()).collect(),
+        };
+        self.write(&headers, pieces, None)
+    }
+
+    /// `pieces` are the bytes of the batches: one for all, or one for each.
+    fn write(
+        &mut self,
+        headers: &[BatchHeader],
+        pieces: Vec<Bytes>,
+        now: Option<TimestampMs>,
+    ) -> Result<Appended, AppendError> {
+        let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let base_offset = self.end_offset();
+        self.roll_for(total, headers, now)?;
+        if self.active.since.is_none() {
+            self.active.since = now;
+        }
+        let mut epochs = headers.iter().map(|header| (header.leader_epoch, header.base_offset));
+        epochs.try_for_each(|(epoch, start)| self.assign_epoch(epoch, start))?;
+        self.active.allocate_for(total, self.config.segment_bytes);
+        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        self.unsynced.active = true;
+        if let Err(error) = self.active.file.write_at(self.active.len, &slices) {
+            return Err(self.undo_write(error));
+        }
+        self.config.status.spend(total);
+
+        let base = self.active.base();
+        for header in headers {
+            self.active.index.add(base, header, self.active.len, self.config.index_interval_bytes);
+            self.active.len += header.total_len() as u64;
+            self.active.end = header.next_offset();
+        }
+        self.cache_pieces(headers, pieces);
+        Ok(Appended { base_offset, end_offset: self.active.end, bytes: total, append_time: None })
+    }
+
+    fn cache_pieces(&mut self, headers: &[BatchHeader], pieces: Vec<Bytes>) {
+        let limit = self.config.cache_bytes;
+        match <[Bytes; 1]>::try_from(pieces) {
+            Ok([all]) => self.cache.push(headers[0].base_offset, self.active.end, all, limit),
+            Err(each) => headers.iter().zip(each).for_each(|(header, bytes)| {
+                self.cache.push(header.base_offset, header.next_offset(), bytes, limit);
+            }),
+        }
+    }
+
+    /// Starts a new segment if the present one has no room for so much, or is too old.
+    fn roll_for(&mut self, total: u64, headers: &[BatchHeader], now: Option<TimestampMs>) -> Result<(), AppendError> {
+        let too_large = self.active.len > 0 && self.active.len + total > self.config.segment_bytes;
+        let last = headers.last().map_or(self.active.end, BatchHeader::last_offset);
+        // The indexes hold 32 bits.
+        let too_wide = last.distance_from(self.active.base()) > u64::from(u32::MAX)
+            || self.active.len + total > u64::from(u32::MAX) - HEADER_LEN as u64;
+        if too_large || too_wide || now.is_some_and(|now| self.is_roll_due(now)) {
+            match self.roll() {
+                Err(error) if disk::is_disk_full(&error) => return Err(AppendError::DiskFull),
+                Err(error) => return Err(self.fail_append(error)),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// After a write that failed half way: the bytes that got there are cut off again. No space left is told and
+    /// forgotten (T46); anything else ends all writing (T44).
+    fn undo_write(&mut self, error: std::io::Error) -> AppendError {
+        if !disk::is_disk_full(&error) {
+            return self.fail_append(error);
+        }
+        // The epochs of the append stay assigned: they start at the log's end, which is where they will start.
+        match self.active.truncate(self.active.end, self.active.len) {
+            Ok(()) => AppendError::DiskFull,
+            Err(error) => self.fail_append(error),
+        }
+    }
+}
