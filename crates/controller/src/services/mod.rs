@@ -1,0 +1,7 @@
+//! The controller's gRPC services: decode, hand in, encode. No decisions.
+
+mod controller;
+mod convert;
+mod session;
+
+pub(crate) use controller::ControllerCalls;
