@@ -1,1 +1,13 @@
+//! What tests of a whole cluster are made of: a runner of clusters of real processes, a recorder of what clients did
+//! and saw, checkers that hold such a history against the promises, and a simulated network.
+//!
+//! The runner is also behind `highwater cluster up` and `highwater quickstart`.
 
+pub mod history;
+pub mod local_cluster;
+#[cfg(feature = "simulation")]
+pub mod sim_net;
+pub mod usage;
+
+pub use history::{Event, History, RecordId};
+pub use local_cluster::{ClusterError, Folder, LocalCluster, LocalClusterConfig, NodeId};
