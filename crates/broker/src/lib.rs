@@ -1,1 +1,3 @@
+//! The broker: partitions, replication, purgatory and the services that clients call.
 
+pub mod cluster;
