@@ -1,30 +1,56 @@
-//! The waiters of `acks=all` of one partition, in order of the offset that they wait for.
+//! The purgatory of produce requests with `acks=all`: who waits for which offset.
+//!
+//! A waiter sits here by the offset that the high watermark must reach, not on a task or timer of its own. Offsets are
+//! appended in order, so the queue is sorted and completing it costs only what completes.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use highwater_types::Offset;
+use highwater_types::{ErrorCode, Offset};
 
-/// What became of an append that waited.
+/// How a wait ended. Anything but `Committed` leaves the outcome unknown: the records are in the leader's log and may
+/// yet commit (TRAPS T15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckOutcome {
-    /// On every in-sync replica, and there were enough of them.
     Committed,
-    /// In the high watermark, but the in-sync replicas fell below `min.insync.replicas` meanwhile: may be lost with the
-    /// few that have it (T15).
-    TooFewReplicas,
-    /// This replica leads no more: the next leader may or may not have it.
+    /// Reached, but with too few replicas in sync at that moment.
+    NotEnoughReplicas,
+    TimedOut,
+    /// This broker stopped leading the partition in the epoch of the append.
     LeadershipLost,
 }
 
-/// Waiters by offset. Appends come in offset order, so the queue is sorted by construction.
-#[derive(Debug, Clone)]
+impl AckOutcome {
+    /// `None` for success.
+    pub const fn error(self) -> Option<ErrorCode> {
+        match self {
+            Self::Committed => None,
+            Self::NotEnoughReplicas => Some(ErrorCode::NotEnoughReplicasAfterAppend),
+            Self::TimedOut => Some(ErrorCode::RequestTimedOut),
+            // NotLeader would claim that nothing was written.
+            Self::LeadershipLost => Some(ErrorCode::Unavailable),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry<W> {
+    offset: Offset,
+    deadline: Duration,
+    waiter: W,
+}
+
+/// Waiters by offset. Belongs to one leader epoch: [`AckQueue::fail_all`] when it ends.
+#[derive(Debug)]
 pub struct AckQueue<W> {
-    waiting: VecDeque<(Offset, W)>,
+    entries: VecDeque<Entry<W>>,
+    /// No deadline is earlier; may be too early by waiters that are gone.
+    earliest_deadline: Duration,
 }
 
 impl<W> Default for AckQueue<W> {
     fn default() -> Self {
-        Self { waiting: VecDeque::new() }
+        Self { entries: VecDeque::new(), earliest_deadline: Duration::MAX }
     }
 }
 
@@ -32,75 +58,121 @@ impl<W> AckQueue<W> {
     pub fn new() -> Self {
         Self::default()
     }
-
-    /// `waiter` waits until the high watermark is `end`, the offset after its last record.
-    pub fn push(&mut self, end: Offset, waiter: W) {
-        debug_assert!(self.waiting.back().is_none_or(|(last, _)| *last <= end), "appends come in offset order");
-        self.waiting.push_back((end, waiter));
-    }
-
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.entries.len()
     }
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Takes out everybody whose records are below `high_watermark`.
-    pub fn complete(&mut self, high_watermark: Offset, has_min_isr: bool) -> Vec<(W, AckOutcome)> {
-        let outcome = if has_min_isr { AckOutcome::Committed } else { AckOutcome::TooFewReplicas };
-        let ready = self.waiting.partition_point(|(end, _)| *end <= high_watermark);
-        self.waiting.drain(..ready).map(|(_, waiter)| (waiter, outcome)).collect()
+    /// Waits until the high watermark is at least `offset` (the end of what was appended), until `deadline`.
+    pub fn insert(&mut self, offset: Offset, deadline: Duration, waiter: W) {
+        self.earliest_deadline = self.earliest_deadline.min(deadline);
+        let entry = Entry { offset, deadline, waiter };
+        // Almost always at the back: appends come in order of offset.
+        let at = self.entries.iter().rposition(|e| e.offset <= offset).map_or(0, |i| i + 1);
+        self.entries.insert(at, entry);
     }
 
-    /// Takes out everybody: the replica leads no more. What was committed before is not unknown.
-    pub fn lose_leadership(&mut self, high_watermark: Offset) -> Vec<(W, AckOutcome)> {
-        let committed = |end: Offset| end <= high_watermark;
-        self.waiting
-            .drain(..)
-            .map(|(end, waiter)| {
-                (waiter, if committed(end) { AckOutcome::Committed } else { AckOutcome::LeadershipLost })
-            })
-            .collect()
+    /// Those whose offset the high watermark has reached.
+    pub fn complete(&mut self, high_watermark: Offset, has_min_isr: bool) -> impl Iterator<Item = (W, AckOutcome)> {
+        let reached = self.entries.partition_point(|e| e.offset <= high_watermark);
+        let outcome = if has_min_isr { AckOutcome::Committed } else { AckOutcome::NotEnoughReplicas };
+        self.entries.drain(..reached).map(move |e| (e.waiter, outcome))
     }
 
-    /// Drops the waiters that `is_gone` says nobody listens to.
-    pub fn forget(&mut self, mut is_gone: impl FnMut(&W) -> bool) {
-        self.waiting.retain(|(_, waiter)| !is_gone(waiter));
+    /// Those whose deadline has come: [`AckOutcome::TimedOut`].
+    pub fn expire(&mut self, now: Duration) -> Vec<W> {
+        if now < self.earliest_deadline {
+            return Vec::new();
+        }
+        let mut expired = Vec::new();
+        let mut earliest = Duration::MAX;
+        let mut kept = VecDeque::with_capacity(self.entries.len());
+        for entry in self.entries.drain(..) {
+            if entry.deadline <= now {
+                expired.push(entry.waiter);
+            } else {
+                earliest = earliest.min(entry.deadline);
+                kept.push_back(entry);
+            }
+        }
+        self.entries = kept;
+        self.earliest_deadline = earliest;
+        expired
+    }
+
+    /// When [`AckQueue::expire`] is next worth a call.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        (!self.entries.is_empty()).then_some(self.earliest_deadline)
+    }
+
+    /// Everybody, as the epoch ends: [`AckOutcome::LeadershipLost`].
+    pub fn fail_all(&mut self) -> Vec<W> {
+        self.earliest_deadline = Duration::MAX;
+        self.entries.drain(..).map(|e| e.waiter).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use highwater_types::Outcome;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn queue() -> AckQueue<&'static str> {
+        let mut queue = AckQueue::new();
+        queue.insert(Offset::new(5), at(30), "a");
+        queue.insert(Offset::new(9), at(10), "b");
+        queue.insert(Offset::new(9), at(30), "c");
+        queue
+    }
 
     #[test]
-    fn waiters_complete_in_order_and_only_below_the_high_watermark() {
-        let mut queue = AckQueue::new();
-        for (end, name) in [(3, "a"), (5, "b"), (9, "c")] {
-            queue.push(Offset::new(end), name);
+    fn completes_exactly_what_the_high_watermark_reached() {
+        let mut queue = queue();
+        assert_eq!(queue.complete(Offset::new(4), true).count(), 0);
+        assert_eq!(queue.complete(Offset::new(5), true).collect::<Vec<_>>(), [("a", AckOutcome::Committed)]);
+        assert_eq!(queue.complete(Offset::new(100), true).map(|(w, _)| w).collect::<Vec<_>>(), ["b", "c"]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_waiter_for_an_earlier_offset_that_comes_late_is_not_hidden_behind_later_ones() {
+        let mut queue = queue();
+        queue.insert(Offset::new(6), at(30), "late");
+        assert_eq!(queue.complete(Offset::new(6), true).map(|(w, _)| w).collect::<Vec<_>>(), ["a", "late"]);
+    }
+
+    #[test]
+    fn t15_too_few_replicas_at_completion_is_no_success_and_leaves_the_outcome_unknown() {
+        let mut queue = queue();
+        let done: Vec<_> = queue.complete(Offset::new(5), false).collect();
+        assert_eq!(done, [("a", AckOutcome::NotEnoughReplicas)]);
+        for outcome in [AckOutcome::NotEnoughReplicas, AckOutcome::TimedOut, AckOutcome::LeadershipLost] {
+            let code = outcome.error().unwrap();
+            assert_eq!(code.outcome(), Outcome::Unknown, "{code:?}");
         }
-        assert_eq!(queue.complete(Offset::new(5), true), [("a", AckOutcome::Committed), ("b", AckOutcome::Committed)]);
-        assert!(queue.complete(Offset::new(8), true).is_empty());
-        assert_eq!(queue.len(), 1);
     }
 
     #[test]
-    fn t15_min_insync_is_checked_again_at_completion() {
-        let mut queue = AckQueue::new();
-        queue.push(Offset::new(3), ());
-        assert_eq!(queue.complete(Offset::new(3), false), [((), AckOutcome::TooFewReplicas)]);
+    fn expires_by_deadline_whatever_the_order_of_offsets() {
+        let mut queue = queue();
+        assert_eq!(queue.next_deadline(), Some(at(10)));
+        assert!(queue.expire(at(9)).is_empty());
+        assert_eq!(queue.expire(at(10)), ["b"]);
+        assert_eq!(queue.next_deadline(), Some(at(30)));
+        assert_eq!(queue.expire(at(30)), ["a", "c"]);
+        assert_eq!(queue.next_deadline(), None);
     }
 
     #[test]
-    fn losing_leadership_makes_the_outcome_unknown() {
-        let mut queue = AckQueue::new();
-        queue.push(Offset::new(3), 1);
-        queue.push(Offset::new(6), 2);
-        assert_eq!(
-            queue.lose_leadership(Offset::new(3)),
-            [(1, AckOutcome::Committed), (2, AckOutcome::LeadershipLost)]
-        );
+    fn t25_loss_of_leadership_ends_every_wait() {
+        let mut queue = queue();
+        assert_eq!(queue.fail_all(), ["a", "b", "c"]);
         assert!(queue.is_empty());
     }
 }

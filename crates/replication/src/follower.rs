@@ -1,164 +1,198 @@
-//! What a follower does with its leader's answer.
+//! A follower of one partition in one leader epoch: what to ask, and what to do with the answers.
 
 use highwater_record::EpochHistory;
-use highwater_types::{LeaderEpoch, Offset};
+use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, Offset};
 
-use crate::view::LogEnds;
+use crate::fetch::{EpochEnd, FollowerFetch, last_epoch};
+use crate::view::{LogEnds, PartitionView};
 
-/// A leader's answer for one partition, without the records themselves.
+/// What a leader answered for one partition, without the records' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeaderAnswer {
-    pub leader_epoch: LeaderEpoch,
-    /// Where the leader says that the logs part.
-    pub diverging: Option<(LeaderEpoch, Offset)>,
+pub struct LeaderResponse {
+    pub leader_epoch: highwater_types::LeaderEpoch,
     pub high_watermark: Offset,
     pub log_start_offset: Offset,
-    /// First offset of the records that came, and the offset after the last.
+    pub diverging: Option<EpochEnd>,
+    /// Base offset of the first record and the offset after the last; `None`: no records.
     pub records: Option<(Offset, Offset)>,
 }
 
-/// What to do with the log, in this order.
+/// To be carried out in the given order; if one fails, the rest must not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowerEffect {
-    /// Cut the log here; epoch history and producer state with it (T3).
+    /// Cut the log, its leader epochs and whatever is derived from records (TRAPS T3).
     TruncateTo(Offset),
-    /// Drop everything and start here: log start and high watermark move together (T5).
+    /// The log starts anew at this offset, empty; the high watermark is there, too (TRAPS T5).
     RestartAt(Offset),
-    /// Append the records that came.
+    /// Append the records of the response.
     Append,
+    /// The leader's log starts here by now.
     AdvanceStart(Offset),
-    /// Only after all of the above (T4).
     AdoptHighWatermark(Offset),
 }
 
-/// Decides on an answer. Empty if it is of another leader epoch, or its records do not continue this log: then it is old
-/// news, and the next fetch states where this log is.
-pub fn on_answer(
-    leader_epoch: LeaderEpoch,
-    log: LogEnds,
-    epochs: &EpochHistory,
+/// What an error of the leader asks of a follower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowerReaction {
+    /// Somebody else leads, or in another epoch: fetch again once newer metadata says so.
+    WaitForMetadata,
+    /// Ask again after a pause.
+    RetryLater,
+    /// [`FollowerEffect::RestartAt`], then ask again at once.
+    RestartAt(Offset),
+    /// This incarnation of the broker is over as far as the leader knows: a new session must be opened.
+    NewSession,
+}
+
+/// See the module. Made when the metadata names another broker leader in a new epoch; dropped when that epoch ends.
+#[derive(Debug, Clone)]
+pub struct Follower {
+    me: BrokerId,
+    view: PartitionView,
     high_watermark: Offset,
-    answer: &LeaderAnswer,
-) -> Vec<FollowerEffect> {
-    if answer.leader_epoch != leader_epoch {
-        return Vec::new();
+}
+
+impl Follower {
+    /// `high_watermark`: as this replica knew it before.
+    pub fn new(me: BrokerId, view: &PartitionView, log: LogEnds, high_watermark: Offset) -> Self {
+        Self { me, view: view.clone(), high_watermark: high_watermark.clamp(log.start, log.end) }
     }
-    if let Some((epoch, leader_end)) = answer.diverging {
-        return vec![truncation(log, epochs, epoch, leader_end)];
+
+    pub const fn view(&self) -> &PartitionView {
+        &self.view
     }
-    let mut effects = Vec::new();
-    let mut end = log.end;
-    if answer.log_start_offset > log.end {
-        // All that this log has is gone at the leader.
-        return vec![FollowerEffect::RestartAt(answer.log_start_offset)];
+    pub const fn leader(&self) -> Option<BrokerId> {
+        self.view.leader
     }
-    match answer.records {
-        Some((base, next)) if base == log.end && next > base => {
+    /// Of the committed records, as far as this replica has heard.
+    pub const fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+    /// Below which consumers may read here: a replica outside the ISR may serve nothing (TRAPS T26, KIP-392).
+    pub fn readable_below(&self) -> Option<Offset> {
+        self.view.isr.contains(&self.me).then_some(self.high_watermark)
+    }
+
+    /// A newer decision in the same leader epoch; older ones change nothing (TRAPS T13).
+    pub fn on_view(&mut self, view: &PartitionView) {
+        if view.leader_epoch == self.view.leader_epoch && view.partition_epoch > self.view.partition_epoch {
+            self.view = view.clone();
+        }
+    }
+
+    /// The entry to send: where this log ends, and so the acknowledgement of all before (TRAPS T7).
+    pub fn fetch(&self, broker_epoch: BrokerEpoch, log: LogEnds, epochs: &EpochHistory) -> FollowerFetch {
+        FollowerFetch {
+            follower: self.me,
+            broker_epoch,
+            leader_epoch: self.view.leader_epoch,
+            fetch_offset: log.end,
+            durable_offset: log.durable.min(log.end),
+            last_fetched_epoch: last_epoch(epochs, log),
+            log_start_offset: log.start,
+        }
+    }
+
+    /// What an answer changes; empty for one of another leader epoch. The high watermark here has moved already when this
+    /// returns: if an effect fails, say so by [`Follower::on_log_failure`].
+    pub fn on_response(
+        &mut self,
+        response: &LeaderResponse,
+        log: LogEnds,
+        epochs: &EpochHistory,
+    ) -> Vec<FollowerEffect> {
+        if response.leader_epoch != self.view.leader_epoch {
+            return Vec::new();
+        }
+        let mut effects = Vec::with_capacity(3);
+        let mut log = log;
+        if let Some(diverging) = response.diverging {
+            let effect = self.truncation(diverging, response.log_start_offset, log, epochs);
+            log = self.truncate(effect, log);
+            effects.push(effect);
+        } else if let Some((base, next)) = response.records
+            && base == log.end
+            && next > base
+        {
+            // Records from anywhere else answer a fetch from before a truncation.
+            log.end = next;
             effects.push(FollowerEffect::Append);
-            end = next;
         }
-        Some(_) => return Vec::new(),
-        None => {}
+        let start = response.log_start_offset.min(log.end);
+        if start > log.start {
+            effects.push(FollowerEffect::AdvanceStart(start));
+            log.start = start;
+        }
+        let high_watermark = response.high_watermark.min(log.end).max(log.start);
+        if high_watermark > self.high_watermark {
+            self.high_watermark = high_watermark;
+            effects.push(FollowerEffect::AdoptHighWatermark(high_watermark));
+        }
+        effects
     }
-    if answer.log_start_offset > log.start {
-        effects.push(FollowerEffect::AdvanceStart(answer.log_start_offset));
-    }
-    let committed = answer.high_watermark.min(end);
-    if committed > high_watermark {
-        effects.push(FollowerEffect::AdoptHighWatermark(committed));
-    }
-    effects
-}
 
-/// By leader epoch, never by high watermark (T1): the lesser of where the two logs end the epoch that both know. If this
-/// log does not know the leader's epoch, it cuts to the end of the one before and the next fetch asks again (T2).
-fn truncation(log: LogEnds, epochs: &EpochHistory, epoch: LeaderEpoch, leader_end: Offset) -> FollowerEffect {
-    let to = match epochs.end_of(epoch, log.end) {
-        Some((own, end)) if own == epoch => end.min(leader_end),
-        Some((_, end)) => end,
-        None => leader_end.min(log.start),
-    };
-    // A leader that has nothing of the epochs asked for says where its log starts.
-    let to = if epoch == LeaderEpoch::NONE { leader_end } else { to }.min(log.end);
-    if to > log.start { FollowerEffect::TruncateTo(to) } else { FollowerEffect::RestartAt(to) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn offset(n: i64) -> Offset {
-        Offset::new(n)
-    }
-    fn epoch(n: i32) -> LeaderEpoch {
-        LeaderEpoch::new(n)
-    }
-    fn history(entries: &[(i32, i64)]) -> EpochHistory {
-        EpochHistory::from_entries(entries.iter().map(|&(e, o)| (epoch(e), offset(o)))).unwrap()
-    }
-    fn log(start: i64, end: i64) -> LogEnds {
-        LogEnds { start: offset(start), end: offset(end), durable: offset(end) }
-    }
-    fn answer() -> LeaderAnswer {
-        LeaderAnswer {
-            leader_epoch: epoch(3),
-            diverging: None,
-            high_watermark: offset(0),
-            log_start_offset: offset(0),
-            records: None,
+    /// What an error for this partition asks for. `valid_offsets` comes with `OffsetOutOfRange`.
+    pub fn on_error(
+        &mut self,
+        code: ErrorCode,
+        valid_offsets: Option<(Offset, Offset)>,
+        log: LogEnds,
+    ) -> FollowerReaction {
+        match code {
+            ErrorCode::NotLeader
+            | ErrorCode::FencedLeaderEpoch
+            | ErrorCode::LeaderNotAvailable
+            | ErrorCode::UnknownTopicId
+            | ErrorCode::UnknownPartition => FollowerReaction::WaitForMetadata,
+            ErrorCode::OffsetOutOfRange => match valid_offsets {
+                Some((start, _)) => {
+                    let _ = self.truncate(FollowerEffect::RestartAt(start), log);
+                    FollowerReaction::RestartAt(start)
+                }
+                None => FollowerReaction::RetryLater,
+            },
+            ErrorCode::StaleBrokerEpoch | ErrorCode::FetchSessionStale => FollowerReaction::NewSession,
+            // The leader has yet to learn of its epoch; is short of something; its disk is offline or damaged (the
+            // controller moves leadership); or it goes.
+            _ => FollowerReaction::RetryLater,
         }
     }
 
-    #[test]
-    fn t1_truncates_where_the_epochs_part_and_not_at_the_high_watermark() {
-        let answer = LeaderAnswer { diverging: Some((epoch(1), offset(7))), ..answer() };
-        let effects = on_answer(epoch(3), log(0, 10), &history(&[(1, 0)]), offset(4), &answer);
-        assert_eq!(effects, [FollowerEffect::TruncateTo(offset(7))]);
+    /// An effect could not be carried out: what the log really is by now.
+    pub fn on_log_failure(&mut self, log: LogEnds) {
+        self.high_watermark = self.high_watermark.clamp(log.start, log.end);
     }
 
-    #[test]
-    fn t2_takes_the_minimum_of_both_ends_and_falls_back_to_the_epoch_before() {
-        let own = history(&[(0, 0), (2, 6)]);
-        let diverging = |e, o| LeaderAnswer { diverging: Some((epoch(e), offset(o))), ..answer() };
-        let decide = |a: LeaderAnswer| on_answer(epoch(3), log(0, 10), &own, offset(0), &a);
-        assert_eq!(decide(diverging(0, 8)), [FollowerEffect::TruncateTo(offset(6))], "own end is less");
-        assert_eq!(decide(diverging(0, 4)), [FollowerEffect::TruncateTo(offset(4))], "the leader's end is less");
-        assert_eq!(decide(diverging(1, 9)), [FollowerEffect::TruncateTo(offset(6))], "epoch 1 is not known here");
+    /// T2 (KIP-279): cut to what both logs can have in common, and ask again with the epoch that is last then.
+    fn truncation(
+        &self,
+        diverging: EpochEnd,
+        leader_start: Offset,
+        log: LogEnds,
+        epochs: &EpochHistory,
+    ) -> FollowerEffect {
+        match epochs.end_of(diverging.epoch, log.end) {
+            Some((_, own_end)) if own_end.min(diverging.end) >= log.start.max(leader_start) => {
+                FollowerEffect::TruncateTo(own_end.min(diverging.end))
+            }
+            // Nothing here is as old as what the leader has, or it is deleted there by now.
+            _ => FollowerEffect::RestartAt(leader_start),
+        }
     }
 
-    #[test]
-    fn t4_appends_before_it_adopts_the_high_watermark_and_never_beyond_its_own_end() {
-        let answer = LeaderAnswer { records: Some((offset(5), offset(8))), high_watermark: offset(20), ..answer() };
-        let effects = on_answer(epoch(3), log(0, 5), &history(&[(3, 0)]), offset(2), &answer);
-        assert_eq!(effects, [FollowerEffect::Append, FollowerEffect::AdoptHighWatermark(offset(8))]);
-    }
-
-    #[test]
-    fn t4_a_diverging_answer_does_nothing_but_truncate() {
-        let answer = LeaderAnswer { diverging: Some((epoch(1), offset(3))), high_watermark: offset(9), ..answer() };
-        let effects = on_answer(epoch(3), log(0, 5), &history(&[(1, 0)]), offset(2), &answer);
-        assert_eq!(effects, [FollowerEffect::TruncateTo(offset(3))]);
-    }
-
-    #[test]
-    fn t5_a_leader_that_starts_later_restarts_the_follower_there() {
-        let answer = LeaderAnswer { log_start_offset: offset(50), ..answer() };
-        let effects = on_answer(epoch(3), log(0, 5), &history(&[(1, 0)]), offset(2), &answer);
-        assert_eq!(effects, [FollowerEffect::RestartAt(offset(50))]);
-    }
-
-    #[test]
-    fn answers_of_another_epoch_or_place_change_nothing() {
-        let stale = LeaderAnswer { leader_epoch: epoch(2), high_watermark: offset(9), ..answer() };
-        assert!(on_answer(epoch(3), log(0, 10), &history(&[(1, 0)]), offset(0), &stale).is_empty());
-        let elsewhere = LeaderAnswer { records: Some((offset(4), offset(6))), high_watermark: offset(9), ..answer() };
-        assert!(on_answer(epoch(3), log(0, 10), &history(&[(1, 0)]), offset(0), &elsewhere).is_empty());
-    }
-
-    #[test]
-    fn a_leader_without_the_followers_epochs_restarts_it_at_its_own_start() {
-        let answer = LeaderAnswer { diverging: Some((LeaderEpoch::NONE, offset(4))), ..answer() };
-        let effects = on_answer(epoch(3), log(0, 10), &history(&[(1, 0)]), offset(0), &answer);
-        assert_eq!(effects, [FollowerEffect::TruncateTo(offset(4))]);
+    fn truncate(&mut self, effect: FollowerEffect, mut log: LogEnds) -> LogEnds {
+        match effect {
+            FollowerEffect::TruncateTo(offset) => {
+                log.end = offset.min(log.end);
+                self.high_watermark = self.high_watermark.min(log.end);
+            }
+            FollowerEffect::RestartAt(offset) => {
+                (log.start, log.end) = (offset, offset);
+                self.high_watermark = offset;
+            }
+            _ => {}
+        }
+        log.durable = log.durable.min(log.end);
+        log
     }
 }

@@ -1,26 +1,30 @@
-//! One partition's leader and follower, as pure state machines: events in, effects out.
+//! One partition's replication as pure state machines: what its leader ([`Leader`]) and a follower ([`Follower`]) decide.
 //!
-//! Replication is by pull. A follower asks for records from its log end; that request is also its acknowledgement, the
-//! only one there is. The leader moves the high watermark to the least acknowledged offset of the *maximal* ISR, that is
-//! of all who are in it or may be once a proposal under way is decided. The owner of a partition calls these machines
-//! under its lock and carries out the effects; time is an argument, counted from any fixed start.
+//! No clock, randomness, network or file: time is a `Duration` since any start, positions of the log are arguments,
+//! results are effects that the caller carries out under the same lock under which it asked. The rules come from
+//! Kafka's replication and its later corrections (KIP-101, 279, 320, 497, 595, 841, 903, 966).
 //!
-//! Invariants:
-//! - The high watermark never goes back while a leader leads, and never passes what any member of the maximal ISR has
-//!   acknowledged in this leader epoch.
-//! - Progress is moved only by a fetch that states the current leader epoch.
-//! - At most one ISR proposal is under way, and it names the partition epoch it was made on.
+//! **Invariants**
+//! - The high watermark never goes beyond what each member of the maximal ISR (committed ∪ proposed) has acknowledged,
+//!   and never back.
+//! - Only a fetch entry in the leader's current epoch, from the newest incarnation of a follower whose log does not
+//!   diverge, is an acknowledgement.
+//! - A log is truncated where leader epochs diverge, never by high watermark, and before anything else of an answer.
+//! - One ISR proposal at a time; what it could have made of the ISR counts until the metadata says what it did.
 
 mod ack_queue;
+mod error;
+mod fetch;
 mod follower;
 mod leader;
-mod progress;
 mod view;
 
 pub use ack_queue::{AckOutcome, AckQueue};
-pub use follower::{FollowerEffect, LeaderAnswer, on_answer};
+pub use error::FetchError;
+pub use fetch::{EpochEnd, FetchOutcome, FollowerFetch, last_epoch};
+pub use follower::{Follower, FollowerEffect, FollowerReaction, LeaderResponse};
 pub use leader::{
-    Effect, FetchError, FetchOutcome, FollowerFetch, IsrMember, Leader, LeaderConfig, Proposal, ProposalOutcome,
+    AliveBrokers, Effects, IsrMember, Leader, LeaderConfig, Proposal, ProposalOutcome, ReplicaProgress,
+    isr_error_outcome,
 };
-pub use progress::ReplicaProgress;
 pub use view::{LogEnds, PartitionView};

@@ -1,0 +1,32 @@
+//! The settings of a leader.
+
+use std::time::Duration;
+
+use highwater_types::Durability;
+
+/// Topic and broker settings that matter to a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaderConfig {
+    /// `min.insync.replicas`, bounded by the replication factor (`TopicConfig::min_insync_effective`, TRAPS T15).
+    pub min_insync: usize,
+    /// Which of a follower's positions is its acknowledgement.
+    pub durability: Durability,
+    /// A member of the ISR that is behind for longer leaves it.
+    pub lag_time_max: Duration,
+    /// Pause after a proposal that was refused or got no answer.
+    pub proposal_backoff: Duration,
+    /// How long after a proposal without an answer it may still be carried out: longer than the call's deadline.
+    pub proposal_lifetime: Duration,
+}
+
+impl LeaderConfig {
+    pub const fn new(min_insync: usize, durability: Durability, lag_time_max: Duration) -> Self {
+        Self {
+            min_insync,
+            durability,
+            lag_time_max,
+            proposal_backoff: Duration::from_millis(200),
+            proposal_lifetime: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Proposals to change the ISR, and what they may have made of it.
+//!
+//! A proposal is compare-and-set on the partition epoch. From when it is sent until the metadata shows a newer partition
+//! epoch, or a refusal says for certain that nothing happened, its members count as in sync (TRAPS T11, KIP-497). An
+//! acceptance is not applied either: the new ISR comes with the metadata, together with the configuration that it was
+//! decided with (T16).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, PartitionEpoch};
+
+use super::{Leader, LeaderConfig};
+
+/// A member of a proposed ISR, in the incarnation that was seen to be in sync (TRAPS T8, KIP-903).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IsrMember {
+    pub broker: BrokerId,
+    /// `NONE` for the leader, and for a member that has not fetched in this leader epoch.
+    pub broker_epoch: BrokerEpoch,
+}
+
+/// A change of the ISR, for the controller to decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposal {
+    pub new_isr: Vec<IsrMember>,
+    pub leader_epoch: LeaderEpoch,
+    /// It holds for a partition at this epoch only.
+    pub partition_epoch: PartitionEpoch,
+    /// The leader of an unclean election is ready for others to join.
+    pub recovered: bool,
+}
+
+/// How a proposal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposalOutcome {
+    /// Carried out; the metadata will show it at this partition epoch.
+    Accepted { partition_epoch: PartitionEpoch },
+    /// Refused: the controller changed nothing, and the same knowledge would be refused again.
+    Refused,
+    /// The controller has moved on (partition epoch, leader epoch or leader): newer metadata is on its way.
+    Stale,
+    /// No answer: it may have been carried out, or may yet be.
+    Unknown,
+}
+
+/// What an error of `AlterPartitions`, for one partition or for the whole call, means for the proposal.
+pub const fn isr_error_outcome(code: ErrorCode) -> ProposalOutcome {
+    match code {
+        ErrorCode::FencedLeaderEpoch
+        | ErrorCode::NotLeader
+        | ErrorCode::InvalidUpdateVersion
+        | ErrorCode::UnknownTopicId
+        | ErrorCode::UnknownPartition => ProposalOutcome::Stale,
+        ErrorCode::IneligibleReplica
+        | ErrorCode::InvalidRequest
+        | ErrorCode::UnknownLeaderEpoch
+        | ErrorCode::StaleBrokerEpoch
+        | ErrorCode::NotController
+        | ErrorCode::Throttled => ProposalOutcome::Refused,
+        _ => ProposalOutcome::Unknown,
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Slot {
+    #[default]
+    Free,
+    InFlight(Vec<BrokerId>),
+    /// The controller's partition epoch is beyond ours: only metadata helps.
+    AwaitsMetadata(Vec<BrokerId>),
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProposalSlot {
+    slot: Slot,
+    /// Members of proposals of the present partition epoch that got no answer, and until when these may yet be carried out.
+    uncertain: BTreeMap<BrokerId, Duration>,
+    not_before: Duration,
+}
+
+impl ProposalSlot {
+    /// Whether some proposal, answered or not, may have put the broker into the ISR.
+    pub(super) fn may_have_added(&self, broker: BrokerId, now: Duration) -> bool {
+        let in_slot = match &self.slot {
+            Slot::Free => false,
+            Slot::InFlight(members) | Slot::AwaitsMetadata(members) => members.contains(&broker),
+        };
+        in_slot || self.uncertain.get(&broker).is_some_and(|until| now < *until)
+    }
+
+    /// What was proposed at an older partition epoch is now either in the view or void (T13).
+    pub(super) fn on_newer_view(&mut self) {
+        self.slot = Slot::Free;
+        self.uncertain.clear();
+        self.not_before = Duration::ZERO;
+    }
+
+    pub(super) fn forget_backoff(&mut self) {
+        self.not_before = Duration::ZERO;
+    }
+
+    pub(super) fn on_result(
+        &mut self,
+        outcome: ProposalOutcome,
+        known: PartitionEpoch,
+        config: &LeaderConfig,
+        now: Duration,
+    ) {
+        // An answer that the metadata has overtaken.
+        let Slot::InFlight(members) = std::mem::take(&mut self.slot) else { return };
+        match outcome {
+            // It changed nothing: the pause keeps a disagreement from becoming a busy loop.
+            ProposalOutcome::Accepted { partition_epoch } if partition_epoch <= known => {
+                self.not_before = now + config.proposal_backoff;
+            }
+            ProposalOutcome::Accepted { .. } | ProposalOutcome::Stale => self.slot = Slot::AwaitsMetadata(members),
+            ProposalOutcome::Refused => self.not_before = now + config.proposal_backoff,
+            ProposalOutcome::Unknown => {
+                let until = now + config.proposal_lifetime;
+                self.uncertain.extend(members.into_iter().map(|b| (b, until)));
+                self.not_before = now + config.proposal_backoff;
+            }
+        }
+    }
+}
+
+impl Leader {
+    /// The change of the ISR that is due, if the slot is free. Followers leave only on `may_shrink`: by time.
+    pub(super) fn propose(&mut self, may_shrink: bool) -> Option<Proposal> {
+        if self.slot.slot != Slot::Free || self.now < self.slot.not_before {
+            return None;
+        }
+        let stays = |broker: BrokerId| {
+            broker == self.me || !may_shrink || self.followers.get(&broker).is_none_or(|p| !self.is_behind(p))
+        };
+        let joins = |broker: BrokerId| !self.view.isr.contains(&broker) && self.may_join(broker);
+        // On the path of every fetch entry: decide first, allocate when there is something to propose.
+        let changes = self.view.isr.iter().any(|b| !stays(*b)) || self.followers.keys().any(|b| joins(*b));
+        if !changes && !self.view.recovering {
+            return None;
+        }
+        let isr = self.view.isr.iter().copied().filter(|b| stays(*b));
+        let mut isr: Vec<BrokerId> = isr.chain(self.followers.keys().copied().filter(|b| joins(*b))).collect();
+        if !isr.contains(&self.me) {
+            isr.push(self.me);
+        }
+        let epoch_of = |b: &BrokerId| self.followers.get(b).map_or(BrokerEpoch::NONE, |p| p.broker_epoch());
+        let new_isr = isr.iter().map(|b| IsrMember { broker: *b, broker_epoch: epoch_of(b) }).collect();
+        self.slot.slot = Slot::InFlight(isr);
+        Some(Proposal {
+            new_isr,
+            leader_epoch: self.view.leader_epoch,
+            partition_epoch: self.view.partition_epoch,
+            recovered: self.view.recovering,
+        })
+    }
+
+    /// T9: it has all that is committed and all that is older than this epoch, by an entry of this epoch; T10: it is not
+    /// fenced or leaving. While the high watermark is frozen, having reached it says little: then it must keep up, too (T14).
+    fn may_join(&self, broker: BrokerId) -> bool {
+        let Some(progress) = self.followers.get(&broker) else { return false };
+        let Some(acknowledged) = progress.acknowledged(self.config.durability) else { return false };
+        self.view.replicas.contains(&broker)
+            && acknowledged >= self.high_watermark
+            && acknowledged >= self.epoch_start
+            && self.is_eligible(broker, progress)
+            && (self.has_min_isr() || progress.is_caught_up(self.log.end, self.config, self.now))
+    }
+
+    fn is_behind(&self, progress: &super::Progress) -> bool {
+        !progress.is_caught_up(self.log.end, self.config, self.now)
+    }
+}
