@@ -93,6 +93,11 @@ impl CheckpointFile {
         if found.is_some() {
             // Which slot is on the disk is not known after a crash: make the one that counts so.
             file.sync_blocking()?;
+        } else {
+            // Takes its space now: letting go of records must work on a full disk (T46).
+            for position in SLOT_POSITIONS {
+                file.write_at(position, &[IoSlice::new(&[0; SLOT_LEN])])?;
+            }
         }
         let claimed = latest.recovery_point;
         let this = Self { file, sequence, latest, synced_slot, claimed, syncing: false, waiting: false };

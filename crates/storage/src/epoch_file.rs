@@ -2,6 +2,8 @@
 //! under the partition's lock costs one small write and no fsync. It is synced together with the batches of the epoch,
 //! before their offsets count as durable.
 //!
+//! What the log's start leaves behind is not written down: the checkpoint knows the start.
+//!
 //! **Invariant**: replaying the records gives the history. A torn last record is dropped: recovery finds the epochs of
 //! what lies above the recovery point in the batches.
 
@@ -24,7 +26,6 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) enum EpochRecord {
     Assign(LeaderEpoch, Offset),
     TruncateFrom(Offset),
-    TruncateBefore(Offset),
     Clear,
 }
 
@@ -33,8 +34,7 @@ impl EpochRecord {
         let (kind, epoch, offset) = match self {
             Self::Assign(epoch, start) => (1_u8, epoch, start),
             Self::TruncateFrom(offset) => (2, LeaderEpoch::NONE, offset),
-            Self::TruncateBefore(offset) => (3, LeaderEpoch::NONE, offset),
-            Self::Clear => (4, LeaderEpoch::NONE, Offset::ZERO),
+            Self::Clear => (3, LeaderEpoch::NONE, Offset::ZERO),
         };
         let mut record = [0; RECORD_LEN];
         record[0] = kind;
@@ -55,8 +55,7 @@ impl EpochRecord {
         match record[0] {
             1 => Some(Self::Assign(epoch, offset)),
             2 => Some(Self::TruncateFrom(offset)),
-            3 => Some(Self::TruncateBefore(offset)),
-            4 => Some(Self::Clear),
+            3 => Some(Self::Clear),
             _ => None,
         }
     }
@@ -65,7 +64,6 @@ impl EpochRecord {
         match self {
             Self::Assign(epoch, start) => return history.assign(epoch, start).is_ok(),
             Self::TruncateFrom(offset) => drop(history.truncate_from(offset)),
-            Self::TruncateBefore(offset) => drop(history.truncate_before(offset)),
             Self::Clear => history.clear(),
         }
         true
@@ -99,6 +97,9 @@ fn replay(bytes: &[u8]) -> Replayed {
 pub(crate) struct EpochFile {
     file: Arc<dyn DiskFile>,
     len: u64,
+    /// Records for which there was no space: truncation goes on when a disk is full (T46), and nothing counts as
+    /// durable before they are written.
+    waiting: Vec<EpochRecord>,
 }
 
 impl EpochFile {
@@ -114,7 +115,7 @@ impl EpochFile {
         if len < bytes.len() as u64 {
             file.truncate(len)?;
         }
-        Ok((Self { file, len }, replayed))
+        Ok((Self { file, len, waiting: Vec::new() }, replayed))
     }
 
     /// Puts a file with just `history` in the place of what is there, durably; blocks on fsync.
@@ -123,7 +124,7 @@ impl EpochFile {
         let records = history.entries().iter().map(|(epoch, start)| EpochRecord::Assign(*epoch, *start).encode());
         let bytes: Vec<u8> = records.flatten().collect();
         disk::replace_file(disk, &path, &bytes)?;
-        Ok(Self { file: disk.open(&path, OpenMode::ReadWrite)?, len: bytes.len() as u64 })
+        Ok(Self { file: disk.open(&path, OpenMode::ReadWrite)?, len: bytes.len() as u64, waiting: Vec::new() })
     }
 
     /// For the dump.
@@ -132,11 +133,23 @@ impl EpochFile {
         Ok(replay(&bytes))
     }
 
-    /// Writes to the page cache.
+    /// Writes to the page cache, or later if there is no space.
     pub(crate) fn append(&mut self, record: EpochRecord) -> io::Result<()> {
-        self.file.write_at(self.len, &[IoSlice::new(&record.encode())])?;
-        self.len += RECORD_LEN as u64;
-        Ok(())
+        self.waiting.push(record);
+        self.write_waiting().map(|_| ())
+    }
+
+    /// Writes what had no space before. Returns whether nothing waits any more.
+    pub(crate) fn write_waiting(&mut self) -> io::Result<bool> {
+        while let Some(record) = self.waiting.first() {
+            match self.file.write_at(self.len, &[IoSlice::new(&record.encode())]) {
+                Err(error) if disk::is_disk_full(&error) => return Ok(false),
+                written => written?,
+            }
+            self.waiting.remove(0);
+            self.len += RECORD_LEN as u64;
+        }
+        Ok(true)
     }
 
     pub(crate) fn file(&self) -> &Arc<dyn DiskFile> {
@@ -165,7 +178,6 @@ mod tests {
             EpochRecord::Assign(LeaderEpoch::new(5), offset(60)),
             EpochRecord::TruncateFrom(offset(55)),
             EpochRecord::Assign(LeaderEpoch::new(6), offset(100)),
-            EpochRecord::TruncateBefore(offset(20)),
         ];
         for record in records {
             file.append(record).unwrap();

@@ -258,7 +258,6 @@ impl Log {
         self.unsynced.epochs = true;
         match self.epoch_file.append(EpochRecord::Assign(epoch, start)) {
             Ok(()) => self.epochs = Arc::new(history),
-            Err(error) if crate::disk::is_disk_full(&error) => return Err(AppendError::DiskFull),
             Err(error) => return Err(self.fail_append(error)),
         }
         Ok(())

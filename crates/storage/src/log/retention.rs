@@ -3,11 +3,13 @@
 //! **Invariant**: files go after the start offset that lets go of them is durable, so that a missing first segment is always
 //! damage and never a retention half done.
 
+use std::sync::Arc;
+
+use highwater_record::EpochHistory;
 use highwater_types::{Offset, TimestampMs};
 
 use super::Log;
 use crate::disk;
-use crate::epoch_file::EpochRecord;
 use crate::error::LogError;
 
 /// Why a segment went.
@@ -120,8 +122,11 @@ impl Log {
             range.start = range.start.max(start);
             !range.is_empty()
         });
-        let changed = self.change_epochs(|epochs| epochs.truncate_before(start), EpochRecord::TruncateBefore(start));
-        self.io(changed)?;
+        // Not written to the epochs' file: the start says as much.
+        let mut epochs = EpochHistory::clone(&self.epochs);
+        if epochs.truncate_before(start) {
+            self.epochs = Arc::new(epochs);
+        }
         self.write_checkpoint_to_sync()
     }
 }

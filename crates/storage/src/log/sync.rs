@@ -139,11 +139,19 @@ impl Log {
         !self.is_failed() && self.config.status.offline_reason().is_none()
     }
 
-    /// Everything that is not synced yet, as one job. `None` if there is nothing to do, a job is out already, or a
-    /// failure has ended all writing.
+    /// Everything that is not synced yet, as one job. `None` if there is nothing to do, a job is out already, a failure
+    /// has ended all writing, or there is no space for what must be synced with it.
     pub fn begin_sync(&mut self) -> Option<SyncJob> {
         if !self.needs_sync() {
             return None;
+        }
+        match self.epoch_file.write_waiting() {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                self.fail(&format!("writing the leader epochs of {}: {error}", self.dir.display()));
+                return None;
+            }
         }
         let unsynced = std::mem::take(&mut self.unsynced);
         let mut files = unsynced.files;
