@@ -122,7 +122,6 @@ impl Controller {
         };
         let port = listener.port();
         let server = tokio::spawn(serve(listener, raft_calls, controller_calls, stopping.clone()));
-        found(&config, &raft).await?;
 
         let span = config.election_timeout_max_ms - config.election_timeout_min_ms;
         let elections = Elections {
@@ -147,6 +146,7 @@ impl Controller {
             role,
             stopping,
         };
+        let founding = tokio::spawn(found(Arc::clone(&config), raft.clone()));
         let identity = tokio::spawn(remember_cluster(identity, store, applied.clone()));
         Ok(ControllerHandle {
             id: me,
@@ -158,7 +158,7 @@ impl Controller {
             stop,
             active: Some(tokio::spawn(active.run())),
             server: Some(server),
-            others: vec![tokio::spawn(elections.run()), identity],
+            others: vec![tokio::spawn(elections.run()), founding, identity],
         })
     }
 }
@@ -234,24 +234,26 @@ fn raft_config(config: &ControllerConfig) -> Result<openraft::Config, StartError
     raft.validate().map_err(|error| StartError::Config(error.to_string()))
 }
 
-/// Founds the cluster, unless it exists. Every initial voter does this with the same members, which is safe: the first
-/// entry is the same everywhere.
-async fn found(config: &ControllerConfig, raft: &Raft) -> Result<(), StartError> {
+/// Founds the cluster, unless it exists. Every initial voter may do this with the same members, which is safe: the first
+/// entry is the same everywhere. One after the other, so that normally the first one does it and is elected, and the
+/// others hear of it in time.
+async fn found(config: Arc<ControllerConfig>, raft: Raft) {
     if config.join {
-        return Ok(());
+        return;
     }
-    let mut voters: BTreeMap<u64, ControllerNode> = BTreeMap::new();
-    for (id, (host, port)) in &config.initial_voters {
-        voters.insert(id.get(), ControllerNode { host: host.clone(), port: *port });
-    }
-    if let Some(me) = voters.get_mut(&config.id.get())
-        && me.port == 0
-    {
-        me.port = config.advertised.1;
-    }
+    let rank = config.initial_voters.keys().filter(|id| **id < config.id).count();
+    tokio::time::sleep(config.lease() * u32::try_from(rank).unwrap_or(u32::MAX)).await;
+    let voters = config.initial_voters.iter().map(|(id, (host, port))| {
+        let port = if *id == config.id && *port == 0 { config.advertised.1 } else { *port };
+        (id.get(), ControllerNode { host: host.clone(), port })
+    });
+    let voters: BTreeMap<u64, ControllerNode> = voters.collect();
     match raft.initialize(voters).await {
-        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-        Err(error) => Err(StartError::Raft(error.to_string())),
+        Ok(()) => tracing::info!(controller = %config.id, voters = config.initial_voters.len(), "founded the quorum"),
+        // It exists.
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        // Of a Raft that has stopped; [`ControllerHandle::failed`] says so.
+        Err(error) => tracing::error!(controller = %config.id, %error, "the quorum can't be founded"),
     }
 }
 

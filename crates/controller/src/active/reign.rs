@@ -216,13 +216,13 @@ impl Reign {
                 let result = decide(&image, &proposal.command, seed)
                     .map_err(|error| v1::Error::new(error.code(), error.to_string()));
                 let result = result.and_then(|decision| {
-                    // Whole or not at all.
-                    let mut changed = image.clone();
-                    changed.replay_all(&decision.records).map_err(|error| {
+                    if let Err(error) = image.replay_all(&decision.records) {
                         tracing::error!(%error, command = ?proposal.command, "a decision does not fit its own image");
-                        v1::Error::new(ErrorCode::Internal, error.to_string())
-                    })?;
-                    image = changed;
+                        // Whole or not at all; what was decided before it stands.
+                        image = ClusterImage::clone(&self.image);
+                        let _ = image.replay_all(&records);
+                        return Err(v1::Error::new(ErrorCode::Internal, error.to_string()));
+                    }
                     records.extend(decision.records);
                     Ok(Decided { response: decision.response, version: image.version })
                 });
@@ -244,11 +244,8 @@ impl Reign {
                 Ok(())
             }
             Err(error) => {
-                for (proposal, result) in decided {
-                    // A refusal may have been for the sake of a command that is not committed: it is taken back too.
-                    let _ = result;
-                    proposal.refuse(error.clone());
-                }
+                // Also those that were refused: it may have been for the sake of a command that is not committed.
+                decided.into_iter().for_each(|(proposal, _)| proposal.refuse(error.clone()));
                 if error.code() == v1::ErrorCode::Conflict { Ok(()) } else { Err(Over) }
             }
         }

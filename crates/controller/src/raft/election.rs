@@ -38,6 +38,8 @@ impl LeaderContact {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PreVoteRequest {
+    /// In which the leader fell silent.
+    pub term: u64,
     pub last_log_id: Option<LogId>,
 }
 
@@ -114,7 +116,7 @@ impl Elections {
 
     async fn pre_vote(&self, now: &Metrics, membership: &Membership<u64, ControllerNode>) -> bool {
         let mut granted = BTreeSet::from([self.me]);
-        let request = PreVoteRequest { last_log_id: last_log_id(&self.raft) };
+        let request = PreVoteRequest { term: now.current_term, last_log_id: last_log_id(&self.raft) };
         tracing::debug!(controller = self.me, term = now.current_term, "the leader is silent; asking for pre-votes");
         let peers = membership.voter_ids().filter(|id| *id != self.me);
         let mut asked: FuturesUnordered<_> = peers

@@ -145,13 +145,23 @@ impl RaftService for RaftCalls {
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let (_, request) = self.open::<PreVoteRequest>(request)?;
-        let leads = {
+        let (from, request) = self.open::<PreVoteRequest>(request)?;
+        let (leads, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            let acknowledged = metrics.millis_since_quorum_ack.unwrap_or(0);
-            metrics.state == ServerState::Leader && u128::from(acknowledged) <= self.lease.as_millis()
+            // A leader of old that has just restarted has not heard of its quorum yet, nor of its successor.
+            let acknowledged = metrics.millis_since_quorum_ack.unwrap_or(u64::MAX);
+            let followed = u128::from(acknowledged) <= self.lease.as_millis();
+            (metrics.state == ServerState::Leader && followed, metrics.current_term)
         };
+        tracing::debug!(
+            controller = self.me,
+            candidate = from,
+            leads,
+            term,
+            asked = request.term,
+            "asked for a pre-vote"
+        );
         let granted = !leads && self.contact.silence() >= self.lease && request.last_log_id >= last_log_id(&self.raft);
         answer(&PreVoteResponse { granted })
     }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -27,7 +28,20 @@ const GROUP_MAX: usize = 1024;
 
 /// Vote, log and snapshot in a sled database, which one process at a time can have open.
 pub struct SledStore {
-    requests: Sender<Request>,
+    /// `None` only while it is dropped.
+    requests: Option<Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Lets go of the folder before it returns, so that it can be opened again at once.
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has failed every request already.
+            let _ = thread.join();
+        }
+    }
 }
 
 enum Request {
@@ -56,11 +70,16 @@ impl SledStore {
         }
         let (requests, queue) = channel();
         let writer = Writer { db, file, folder: folder.to_owned(), failed: None };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("metadata-store".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(|e| open_error(e.to_string()))?;
-        Ok(Self { requests })
+        Ok(Self { requests: Some(requests), thread: Some(thread) })
+    }
+
+    fn request(&self, request: Request) -> Result<(), StoreError> {
+        let requests = self.requests.as_ref().ok_or(StoreError::Closed)?;
+        requests.send(request).map_err(|_| StoreError::Closed)
     }
 }
 
@@ -68,19 +87,19 @@ impl SledStore {
 impl MetaStore for SledStore {
     async fn load(&self) -> Result<Stored, StoreError> {
         let (done, result) = oneshot::channel();
-        self.requests.send(Request::Load(done)).map_err(|_| StoreError::Closed)?;
+        self.request(Request::Load(done))?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
     async fn write(&self, ops: Vec<MetaOp>) -> Result<(), StoreError> {
         let (done, result) = oneshot::channel();
-        self.requests.send(Request::Write { ops, done: Some(done) }).map_err(|_| StoreError::Closed)?;
+        self.request(Request::Write { ops, done: Some(done) })?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
     fn write_lazily(&self, ops: Vec<MetaOp>) {
         // A closed store has failed already, and its awaited writes say so.
-        let _ = self.requests.send(Request::Write { ops, done: None });
+        let _ = self.request(Request::Write { ops, done: None });
     }
 }
 
@@ -281,20 +300,6 @@ mod tests {
         MetaOp::Put(MetaKey::Log(index), Bytes::from(vec![index as u8; length]))
     }
 
-    /// Opens a store that another one has just been dropped on: its thread lets go of the lock a moment later.
-    async fn reopen(folder: &Path) -> SledStore {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            match SledStore::open(folder) {
-                Ok(store) => return store,
-                Err(StoreError::Locked { .. }) if tokio::time::Instant::now() < deadline => {
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
     #[tokio::test]
     async fn reopening_gives_back_what_was_written_whatever_its_size() {
         let folder = tempfile::tempdir().unwrap();
@@ -314,7 +319,7 @@ mod tests {
         }
         assert_eq!(store.load().await.unwrap(), expected);
         drop(store);
-        assert_eq!(reopen(folder.path()).await.load().await.unwrap(), expected);
+        assert_eq!(SledStore::open(folder.path()).unwrap().load().await.unwrap(), expected);
     }
 
     #[tokio::test]
