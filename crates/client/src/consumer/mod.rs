@@ -1,58 +1,248 @@
-//! The consumer.
+//! The consumer: reads the partitions assigned to it, fetching ahead of what is polled.
+//!
+//! One task for each broker (`tasks/fetch`) keeps a Fetch stream and puts whole batches, their CRCs checked, into the
+//! `assignment`; [`Consumer::poll`] takes them out, partition by turn, and cuts them into records.
 
+mod assignment;
 mod config;
+mod partition;
 mod record;
+mod shared;
+mod start;
+mod tasks;
 
 pub use config::{ConsumerConfig, OffsetReset};
 pub use record::{ConsumerRecord, Position, StartAt};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_types::PartitionId;
+use highwater_record::{BatchError, Records};
+use highwater_types::{LeaderEpoch, PartitionId, TopicName, TopicPartition};
+use tokio::time::{Instant, timeout_at};
 
 use crate::ConsumeError;
 use crate::client::ClientInner;
+use crate::consumer::assignment::Taken;
+use crate::consumer::shared::Shared;
+use crate::consumer::start::Start;
+use crate::metadata::TopicMetadata;
+use crate::producer::PartitionNumber;
 
-/// Reads the partitions assigned to it.
+/// Reads the partitions assigned to it, each in the order of its offsets, committed records only.
+///
+/// - It never skips in silence: a position that is not in the log is an error (or resets, if so
+///   [configured](OffsetReset)), a truncated log and damaged batches always are. Such an error stops its partition until
+///   a [`seek`](Self::seek); the others go on.
+/// - Losing a broker is no error: fetching goes on at the next leader.
 pub struct Consumer {
-    _client: Arc<ClientInner>,
+    shared: Arc<Shared>,
+    in_hand: Option<InHand>,
+}
+
+/// A batch that is handed out in part.
+struct InHand {
+    id: TopicPartition,
+    topic: TopicName,
+    leader_epoch: LeaderEpoch,
+    next: Position,
+    end: Position,
+    records: Records,
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.done.send_replace(true);
+    }
 }
 
 impl Consumer {
-    pub(crate) fn new(client: Arc<ClientInner>, _config: ConsumerConfig) -> Self {
-        Self { _client: client }
+    pub(crate) fn new(client: Arc<ClientInner>, config: ConsumerConfig) -> Self {
+        let shared = Arc::new(Shared::new(client, config));
+        tokio::spawn(tasks::supervise::supervise(Arc::clone(&shared)));
+        Self { shared, in_hand: None }
     }
-    /// Reads exactly these partitions from now on.
-    pub async fn assign<T: AsRef<str>>(
+
+    /// Reads exactly these partitions from now on. Positions are found before it returns: with [`StartAt::End`], every
+    /// record acknowledged after that is read. On an error, what was assigned before stays.
+    pub async fn assign<T: AsRef<str>, P: Into<PartitionNumber>>(
         &mut self,
-        _partitions: impl IntoIterator<Item = (T, PartitionId, StartAt)>,
+        partitions: impl IntoIterator<Item = (T, P, StartAt)>,
     ) -> Result<(), ConsumeError> {
+        let mut topics: BTreeMap<String, Arc<TopicMetadata>> = BTreeMap::new();
+        let mut starts = Vec::new();
+        for (name, partition, at) in partitions {
+            let name = name.as_ref();
+            let topic = match topics.get(name) {
+                Some(topic) => Arc::clone(topic),
+                None => start::topic(&self.shared.client, name).await?,
+            };
+            topics.insert(name.to_owned(), Arc::clone(&topic));
+            let partition = partition.into().0;
+            if topic.partition(partition).is_none() {
+                let partitions = topic.partitions.len() as u32;
+                return Err(ConsumeError::UnknownPartition { topic: name.to_owned(), partition, partitions });
+            }
+            starts.push(Start { topic, partition, at });
+        }
+        self.begin(starts).await
+    }
+
+    /// Reads all partitions that this topic has now, and no other topic, from now on. As [`assign`](Self::assign).
+    pub async fn assign_topic(&mut self, topic: &str, at: StartAt) -> Result<(), ConsumeError> {
+        let topic = start::topic(&self.shared.client, topic).await?;
+        let starts =
+            topic.partitions.iter().map(|p| Start { topic: Arc::clone(&topic), partition: p.id, at }).collect();
+        self.begin(starts).await
+    }
+
+    async fn begin(&mut self, starts: Vec<Start>) -> Result<(), ConsumeError> {
+        let positions = start::resolve(&self.shared.client, &starts).await?;
+        let assigned = starts.into_iter().zip(positions).map(|(start, at)| (start.id(), start.topic.name.clone(), at));
+        self.in_hand = None;
+        self.shared.lock().replace(assigned.collect(), &self.shared.client.image());
+        self.shared.attention.notify_one();
         Ok(())
     }
-    /// Reads all partitions of this topic, and of no other, from now on.
-    pub async fn assign_topic(&mut self, _topic: &str, _at: StartAt) -> Result<(), ConsumeError> {
-        Ok(())
+
+    /// What is assigned, in no particular order.
+    pub fn assignment(&self) -> Vec<(TopicName, PartitionId)> {
+        self.shared.lock().iter().map(|partition| (partition.topic.clone(), partition.id.partition)).collect()
     }
-    /// What is assigned.
-    pub fn assignment(&self) -> Vec<(crate::TopicName, PartitionId)> {
-        Vec::new()
-    }
-    /// Goes on reading an assigned partition elsewhere.
+
+    /// Goes on reading an assigned partition elsewhere. Also ends the stop after an error.
     pub async fn seek(
         &mut self,
-        _topic: &str,
-        _partition: PartitionId,
-        _at: impl Into<StartAt>,
+        topic: &str,
+        partition: impl Into<PartitionNumber>,
+        at: impl Into<StartAt>,
     ) -> Result<(), ConsumeError> {
+        let partition = partition.into().0;
+        let not_assigned = || ConsumeError::NotAssigned { topic: topic.to_owned(), partition };
+        let id = self.shared.lock().find(topic, partition).map(|found| found.id).ok_or_else(not_assigned)?;
+        let known = start::topic(&self.shared.client, topic).await?;
+        if known.id != id.topic {
+            return Err(ConsumeError::TopicRecreated { topic: topic.to_owned() });
+        }
+        let start = Start { topic: known, partition, at: at.into() };
+        let positions = start::resolve(&self.shared.client, &[start]).await?;
+        if self.in_hand.as_ref().is_some_and(|in_hand| in_hand.id == id) {
+            self.in_hand = None;
+        }
+        for position in positions {
+            self.shared.lock().seek(id, position);
+        }
         Ok(())
     }
-    /// The next offset that `poll` will return of an assigned partition.
-    pub fn position(&self, _topic: &str, _partition: PartitionId) -> Option<Position> {
-        None
+
+    /// Where the next record of an assigned partition will be looked for; `None` if it is not assigned. Kept as it is,
+    /// and passed as [`StartAt::Position`] later, it detects truncation.
+    pub fn position(&self, topic: &str, partition: impl Into<PartitionNumber>) -> Option<Position> {
+        let assignment = self.shared.lock();
+        let found = assignment.find(topic, partition.into().0)?;
+        match &self.in_hand {
+            Some(in_hand) if in_hand.id == found.id => Some(in_hand.next),
+            _ => Some(found.position()),
+        }
     }
-    /// Returns records as soon as there are some; none after `wait`.
-    pub async fn poll(&mut self, _wait: Duration) -> Result<Vec<ConsumerRecord>, ConsumeError> {
-        Ok(Vec::new())
+
+    /// Returns records as soon as there are some, at most `poll_records_max`; none if there are none within `wait`.
+    ///
+    /// Fails when a partition can't be read on; what was read of it before is returned first. Dropping this future
+    /// before it is ready loses no record.
+    pub async fn poll(&mut self, wait: Duration) -> Result<Vec<ConsumerRecord>, ConsumeError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let in_hand = self.in_hand.as_ref().map(|in_hand| in_hand.id);
+            if let Some(error) = self.shared.lock().take_error(in_hand) {
+                return Err(error);
+            }
+            let records = self.take_records();
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            // Something may have become visible only now, such as the error of a batch that could not be read.
+            if self.shared.lock().has_error() {
+                continue;
+            }
+            if timeout_at(deadline, self.shared.arrived.notified()).await.is_err() {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    fn take_records(&mut self) -> Vec<ConsumerRecord> {
+        let max = self.shared.config.poll_records_max.max(1);
+        let mut out = Vec::new();
+        while out.len() < max {
+            if self.in_hand.is_none() {
+                let Some(taken) = self.shared.lock().take(&self.shared.config) else { break };
+                match InHand::new(&taken, self.shared.config.decompressed_bytes_max) {
+                    Ok(in_hand) => self.in_hand = in_hand,
+                    Err(error) => self.damaged(&taken, error),
+                }
+            }
+            let Some(in_hand) = &mut self.in_hand else { continue };
+            match in_hand.take(max, &mut out) {
+                Ok(true) => {}
+                Ok(false) => self.in_hand = None,
+                Err(error) => {
+                    let (id, at) = (in_hand.id, in_hand.next);
+                    self.in_hand = None;
+                    self.shared.lock().fail_at(id, at, error);
+                }
+            }
+        }
+        out
+    }
+
+    fn damaged(&self, taken: &Taken, error: BatchError) {
+        self.shared.lock().fail_at(taken.id, taken.fetched.from, error);
+    }
+}
+
+impl InHand {
+    /// `None` for a batch without records for applications.
+    fn new(taken: &Taken, limit: usize) -> Result<Option<Self>, BatchError> {
+        let header = taken.fetched.batch.header();
+        if header.attributes.is_control() {
+            return Ok(None);
+        }
+        let records = taken.fetched.batch.records(limit)?;
+        Ok(Some(Self {
+            id: taken.id,
+            topic: taken.topic.clone(),
+            leader_epoch: header.leader_epoch,
+            next: taken.fetched.from,
+            end: Position { offset: header.next_offset(), leader_epoch: header.leader_epoch },
+            records,
+        }))
+    }
+
+    /// Takes records until `out` has `max`. Whether more may be left.
+    fn take(&mut self, max: usize, out: &mut Vec<ConsumerRecord>) -> Result<bool, BatchError> {
+        while out.len() < max {
+            let Some(record) = self.records.next() else {
+                self.next = self.end;
+                return Ok(false);
+            };
+            let record = record?;
+            if record.offset < self.next.offset {
+                continue;
+            }
+            self.next = Position { offset: record.offset.next(), leader_epoch: self.leader_epoch };
+            out.push(ConsumerRecord {
+                topic: self.topic.clone(),
+                partition: self.id.partition,
+                offset: record.offset,
+                leader_epoch: self.leader_epoch,
+                timestamp: record.timestamp,
+                key: record.key,
+                value: record.value,
+                headers: record.headers,
+            });
+        }
+        Ok(true)
     }
 }

@@ -1,0 +1,142 @@
+//! What a producer's handles and tasks share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use highwater_types::{BrokerId, TimestampMs};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::ProduceError;
+use crate::client::ClientInner;
+use crate::metadata::TopicMetadata;
+use crate::producer::accumulator::{Accumulator, Appended, AttemptFailure, Outgoing, Place, Settled};
+use crate::producer::batch::Batch;
+use crate::producer::{ProducerConfig, ProducerRecord};
+
+pub(crate) struct Shared {
+    pub client: Arc<ClientInner>,
+    pub config: ProducerConfig,
+    /// One permit for each byte of the buffer that is free.
+    pub buffer: Semaphore,
+    accumulator: Mutex<Accumulator>,
+    /// Grows with each change of who leads.
+    generation: AtomicU64,
+    /// Fires whenever batches were settled.
+    pub settled: Notify,
+    /// Fires when the supervisor has something to do.
+    pub attention: Notify,
+    /// True once the producer is closed and nothing is left to send: tasks end.
+    pub done: watch::Sender<bool>,
+    /// True once all tasks have ended.
+    pub ended: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub fn new(client: Arc<ClientInner>, config: ProducerConfig) -> Self {
+        let buffer = Semaphore::new(config.buffer_bytes);
+        Self {
+            client,
+            config,
+            buffer,
+            accumulator: Mutex::new(Accumulator::new()),
+            generation: AtomicU64::new(0),
+            settled: Notify::new(),
+            attention: Notify::new(),
+            done: watch::Sender::new(false),
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Accumulator> {
+        self.accumulator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn append(&self, record: ProducerRecord, reserved: usize) -> Appended {
+        let timestamp = record.timestamp.unwrap_or_else(|| TimestampMs::new(self.client.seams.clock.now_ms()));
+        let now = Instant::now();
+        self.lock().append(record, reserved, now, timestamp, &self.config, &*self.client.seams.entropy)
+    }
+
+    pub fn add_topic(&self, topic: &Arc<TopicMetadata>) {
+        self.lock().add_topic(topic, &self.config);
+        // It may have leaders that no sender serves yet, and may have changed since it was looked up.
+        self.attention.notify_one();
+    }
+
+    /// A request for `broker`, or when there will be one.
+    pub fn drain(&self, broker: BrokerId, now: Instant) -> (Vec<Outgoing>, Option<Instant>) {
+        self.lock().drain(broker, now, &self.config)
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes over the cluster's state, fails what is too old, and says when the next batch will be.
+    pub fn refresh(&self, now: Instant) -> Option<Instant> {
+        let image = self.client.image();
+        let (removed, expired, next) = {
+            let mut accumulator = self.lock();
+            let removed = accumulator.refresh(&image, &self.config);
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            let (expired, next) = accumulator.expire(now);
+            (removed, expired, next)
+        };
+        self.settle(removed);
+        self.settle(expired);
+        next
+    }
+
+    /// The batches of one partition come back unsettled: those that may be are tried again.
+    pub fn attempt_failed(&self, place: Place, batches: Vec<Batch>, failure: &AttemptFailure) {
+        let entropy = &*self.client.seams.entropy;
+        let settled = self.lock().failed(place, batches, failure, Instant::now(), entropy);
+        self.settle(settled);
+    }
+
+    /// Tells the senders of these records what became of them, and frees their part of the buffer.
+    pub fn settle(&self, settled: Vec<Settled>) {
+        if settled.is_empty() {
+            return;
+        }
+        let mut freed = 0;
+        for (batch, result) in &settled {
+            freed += batch.reserved;
+            self.settle_early(batch, result.clone());
+        }
+        self.buffer.add_permits(freed);
+        let idle = {
+            let mut accumulator = self.lock();
+            accumulator.forget(&settled) && accumulator.closed
+        };
+        if idle {
+            self.done.send_replace(true);
+        }
+        self.settled.notify_waiters();
+    }
+
+    /// Settles a batch that is still in flight and keeps its place.
+    pub fn settle_early(&self, batch: &Batch, result: Result<crate::producer::delivery::Acknowledged, ProduceError>) {
+        let failure = result.as_ref().err().cloned();
+        if batch.completion.settle(result)
+            && let Some(error) = failure
+        {
+            self.lock().note_failure(batch.records, &error);
+        }
+    }
+
+    /// Refuses further records; tasks end once all accepted ones are settled.
+    pub fn close(&self) {
+        let idle = {
+            let mut accumulator = self.lock();
+            accumulator.closed = true;
+            accumulator.wake_all();
+            accumulator.is_idle()
+        };
+        self.buffer.close();
+        if idle {
+            self.done.send_replace(true);
+        }
+    }
+}
