@@ -19,6 +19,9 @@ mod follower;
 mod leader;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use ack_queue::{AckOutcome, AckQueue};
 pub use error::FetchError;
 pub use fetch::{EpochEnd, FetchOutcome, FollowerFetch, last_epoch};

@@ -66,7 +66,7 @@ pub const fn isr_error_outcome(code: ErrorCode) -> ProposalOutcome {
 enum Slot {
     #[default]
     Free,
-    InFlight(Vec<BrokerId>),
+    InFlight(PartitionEpoch, Vec<BrokerId>),
     /// The controller's partition epoch is beyond ours: only metadata helps.
     AwaitsMetadata(Vec<BrokerId>),
 }
@@ -84,7 +84,7 @@ impl ProposalSlot {
     pub(super) fn may_have_added(&self, broker: BrokerId, now: Duration) -> bool {
         let in_slot = match &self.slot {
             Slot::Free => false,
-            Slot::InFlight(members) | Slot::AwaitsMetadata(members) => members.contains(&broker),
+            Slot::InFlight(_, members) | Slot::AwaitsMetadata(members) => members.contains(&broker),
         };
         in_slot || self.uncertain.get(&broker).is_some_and(|until| now < *until)
     }
@@ -102,13 +102,18 @@ impl ProposalSlot {
 
     pub(super) fn on_result(
         &mut self,
+        proposed_at: PartitionEpoch,
         outcome: ProposalOutcome,
         known: PartitionEpoch,
         config: &LeaderConfig,
         now: Duration,
     ) {
-        // An answer that the metadata has overtaken.
-        let Slot::InFlight(members) = std::mem::take(&mut self.slot) else { return };
+        let members = match &mut self.slot {
+            Slot::InFlight(at, members) if *at == proposed_at => std::mem::take(members),
+            // The metadata has overtaken this answer (T13).
+            _ => return,
+        };
+        self.slot = Slot::Free;
         match outcome {
             // It changed nothing: the pause keeps a disagreement from becoming a busy loop.
             ProposalOutcome::Accepted { partition_epoch } if partition_epoch <= known => {
@@ -147,7 +152,7 @@ impl Leader {
         }
         let epoch_of = |b: &BrokerId| self.followers.get(b).map_or(BrokerEpoch::NONE, |p| p.broker_epoch());
         let new_isr = isr.iter().map(|b| IsrMember { broker: *b, broker_epoch: epoch_of(b) }).collect();
-        self.slot.slot = Slot::InFlight(isr);
+        self.slot.slot = Slot::InFlight(self.view.partition_epoch, isr);
         Some(Proposal {
             new_isr,
             leader_epoch: self.view.leader_epoch,
@@ -157,7 +162,7 @@ impl Leader {
     }
 
     /// T9: it has all that is committed and all that is older than this epoch, by an entry of this epoch; T10: it is not
-    /// fenced or leaving. While the high watermark is frozen, having reached it says little: then it must keep up, too (T14).
+    /// fenced or leaving. And it keeps up: while the high watermark stands still, having reached it says little (T14).
     fn may_join(&self, broker: BrokerId) -> bool {
         let Some(progress) = self.followers.get(&broker) else { return false };
         let Some(acknowledged) = progress.acknowledged(self.config.durability) else { return false };
@@ -165,7 +170,7 @@ impl Leader {
             && acknowledged >= self.high_watermark
             && acknowledged >= self.epoch_start
             && self.is_eligible(broker, progress)
-            && (self.has_min_isr() || progress.is_caught_up(self.log.end, self.config, self.now))
+            && !self.is_behind(progress)
     }
 
     fn is_behind(&self, progress: &super::Progress) -> bool {

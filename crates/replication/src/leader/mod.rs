@@ -96,14 +96,14 @@ impl Leader {
         for progress in self.followers.values_mut() {
             progress.on_leader_append(before, end, self.config.durability, self.now);
         }
-        self.effects(None)
+        self.advance_high_watermark()
     }
 
     /// The own log is on disk below `durable`.
     pub fn on_local_durable(&mut self, durable: Offset, now: Duration) -> Effects {
         self.advance_clock(now);
         self.log.durable = self.log.durable.max(durable.min(self.log.end));
-        self.effects(None)
+        self.advance_high_watermark()
     }
 
     /// Retention or delete-records moved the start of the own log.
@@ -147,8 +147,7 @@ impl Leader {
         if broke_its_word {
             progress.forget_caught_up();
         }
-        let propose = self.propose(broke_its_word);
-        Ok(FetchOutcome { diverging: None, effects: self.effects(propose) })
+        Ok(FetchOutcome { diverging: None, effects: self.settle_with(broke_its_word) })
     }
 
     /// The controller's newest decision in this leader epoch, with the configuration and the brokers of the same image:
@@ -176,10 +175,15 @@ impl Leader {
         self.settle()
     }
 
-    /// The controller's answer to the proposal, or that there was none.
-    pub fn on_proposal_result(&mut self, outcome: ProposalOutcome, now: Duration) -> Effects {
+    /// The controller's answer to the proposal made at partition epoch `proposed_at`, or that there was none.
+    pub fn on_proposal_result(
+        &mut self,
+        proposed_at: PartitionEpoch,
+        outcome: ProposalOutcome,
+        now: Duration,
+    ) -> Effects {
         self.advance_clock(now);
-        self.slot.on_result(outcome, self.view.partition_epoch, &self.config, self.now);
+        self.slot.on_result(proposed_at, outcome, self.view.partition_epoch, &self.config, self.now);
         self.settle()
     }
 
@@ -199,7 +203,7 @@ impl Leader {
         {
             progress.forget_caught_up();
         }
-        self.effects(None)
+        self.advance_high_watermark()
     }
 
     pub const fn leader_epoch(&self) -> LeaderEpoch {
@@ -278,16 +282,21 @@ impl Leader {
 
     /// Everything that time or metadata can change.
     fn settle(&mut self) -> Effects {
-        let propose = self.propose(true);
-        self.effects(propose)
+        self.settle_with(true)
     }
 
-    fn effects(&mut self, propose_isr: Option<Proposal>) -> Effects {
+    /// The high watermark first: who joins must have reached where it is now.
+    fn settle_with(&mut self, may_shrink: bool) -> Effects {
+        let effects = self.advance_high_watermark();
+        Effects { propose_isr: self.propose(may_shrink), ..effects }
+    }
+
+    fn advance_high_watermark(&mut self) -> Effects {
         let before = self.high_watermark;
         if let Some(least) = self.least_acknowledged() {
             self.high_watermark = before.max(least);
         }
-        Effects { high_watermark: (self.high_watermark > before).then_some(self.high_watermark), propose_isr }
+        Effects { high_watermark: (self.high_watermark > before).then_some(self.high_watermark), propose_isr: None }
     }
 
     /// The offset below which everybody that counts has everything; `None` while the high watermark must stand still.

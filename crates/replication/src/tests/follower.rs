@@ -1,0 +1,188 @@
+//! What a follower asks, and what it makes of answers. Broker 2 follows broker 1 in leader epoch 5.
+
+use highwater_record::EpochHistory;
+use highwater_types::{BrokerEpoch, ErrorCode, LeaderEpoch, Offset};
+
+use super::leader::{b, e, history, o, view};
+use crate::FollowerEffect::{AdoptHighWatermark, AdvanceStart, Append, RestartAt, TruncateTo};
+use crate::*;
+
+fn log(start: i64, end: i64) -> LogEnds {
+    LogEnds::new(o(start), o(end), o(end))
+}
+fn follower(log: LogEnds, high_watermark: i64) -> Follower {
+    Follower::new(b(2), &view(&[1, 2], 7), log, o(high_watermark))
+}
+fn answer(high_watermark: i64) -> LeaderResponse {
+    LeaderResponse {
+        leader_epoch: e(5),
+        high_watermark: o(high_watermark),
+        log_start_offset: Offset::ZERO,
+        diverging: None,
+        records: None,
+    }
+}
+fn diverging(epoch: i32, end: i64) -> LeaderResponse {
+    LeaderResponse { diverging: Some(EpochEnd { epoch: e(epoch), end: o(end) }), ..answer(100) }
+}
+
+#[test]
+fn t7_the_entry_states_where_the_log_ends_and_what_of_it_is_on_disk() {
+    let ends = LogEnds::new(o(10), o(100), o(90));
+    let entry = follower(ends, 50).fetch(BrokerEpoch::new(12), ends, &history(&[(3, 0), (4, 60)]));
+    assert_eq!(
+        entry,
+        FollowerFetch {
+            follower: b(2),
+            broker_epoch: BrokerEpoch::new(12),
+            leader_epoch: e(5),
+            fetch_offset: o(100),
+            durable_offset: o(90),
+            last_fetched_epoch: e(4),
+            log_start_offset: o(10),
+        }
+    );
+}
+
+#[test]
+fn the_last_epoch_is_of_the_last_record_and_not_of_a_reign_without_records() {
+    // This broker led in epoch 4, from offset 100 on, and wrote nothing.
+    let epochs = history(&[(3, 0), (4, 100)]);
+    let ends = log(0, 100);
+    assert_eq!(follower(ends, 0).fetch(BrokerEpoch::new(12), ends, &epochs).last_fetched_epoch, e(3));
+    let empty = log(100, 100);
+    assert_eq!(last_epoch(&epochs, empty), LeaderEpoch::NONE);
+    assert_eq!(last_epoch(&EpochHistory::new(), log(0, 0)), LeaderEpoch::NONE);
+}
+
+#[test]
+fn t4_records_are_appended_before_the_high_watermark_is_adopted() {
+    let mut follower = follower(log(0, 50), 40);
+    let response = LeaderResponse { records: Some((o(50), o(70))), log_start_offset: o(5), ..answer(90) };
+    let effects = follower.on_response(&response, log(0, 50), &history(&[(3, 0)]));
+    assert_eq!(effects, [Append, AdvanceStart(o(5)), AdoptHighWatermark(o(70))], "and never beyond the own log end");
+    assert_eq!(follower.high_watermark(), o(70));
+}
+
+#[test]
+fn t1_truncation_goes_by_epoch_and_t4_comes_before_the_high_watermark() {
+    // The high watermark here, 40, is far below; what follows it is the leader's, too, up to 80.
+    let mut follower = follower(log(0, 120), 40);
+    let effects = follower.on_response(&diverging(3, 80), log(0, 120), &history(&[(3, 0), (4, 100)]));
+    assert_eq!(effects, [TruncateTo(o(80)), AdoptHighWatermark(o(80))]);
+}
+
+#[test]
+fn t2_the_minimum_of_both_ends_of_the_epoch_counts() {
+    let own = history(&[(1, 0), (3, 60), (4, 100)]);
+    let cut = |response: LeaderResponse| follower(log(0, 120), 0).on_response(&response, log(0, 120), &own)[0];
+    assert_eq!(cut(diverging(3, 110)), TruncateTo(o(100)), "the own end is first");
+    assert_eq!(cut(diverging(3, 90)), TruncateTo(o(90)), "the leader's end is first");
+    assert_eq!(cut(diverging(2, 90)), TruncateTo(o(60)), "epoch 2 is not known here: what is older, and ask again");
+}
+
+#[test]
+fn t2_two_fast_failovers_end_with_one_log_in_as_many_rounds() {
+    // Leader: epochs 0, 3, 5. Follower: led in epochs 1 and 4 meanwhile.
+    let leader_epochs = history(&[(0, 0), (3, 10), (5, 30)]);
+    let leader_ends = log(0, 40);
+    let mut own = history(&[(0, 0), (1, 10), (4, 20)]);
+    let mut ends = log(0, 50);
+    let mut follower = follower(ends, 5);
+    for _ in 0..5 {
+        let entry = follower.fetch(BrokerEpoch::new(12), ends, &own);
+        let Some(found) = crate::fetch::divergence(&entry, &leader_epochs, leader_ends).unwrap() else { break };
+        let response = LeaderResponse { diverging: Some(found), ..answer(0) };
+        let effects = follower.on_response(&response, ends, &own);
+        let [TruncateTo(offset)] = effects[..] else { panic!("{effects:?}") };
+        own.truncate_from(offset); // T3
+        ends.end = offset;
+    }
+    assert_eq!(ends.end, o(10));
+    assert_eq!(own, history(&[(0, 0)]));
+}
+
+#[test]
+fn t3_the_epochs_that_were_cut_off_are_not_asked_for_again() {
+    let mut epochs = history(&[(1, 0), (3, 60), (4, 100)]);
+    epochs.truncate_from(o(100));
+    assert_eq!(last_epoch(&epochs, log(0, 100)), e(3));
+}
+
+#[test]
+fn t5_a_full_truncation_moves_log_start_and_high_watermark_together() {
+    let mut follower = follower(log(0, 50), 40);
+    let reaction = follower.on_error(ErrorCode::OffsetOutOfRange, Some((o(500), o(900))), log(0, 50));
+    assert_eq!(reaction, FollowerReaction::RestartAt(o(500)));
+    assert_eq!(follower.high_watermark(), o(500));
+}
+
+#[test]
+fn t5_a_log_with_nothing_in_common_starts_anew_where_the_leader_s_does() {
+    let mut follower = follower(log(70, 120), 100);
+    let response = LeaderResponse { log_start_offset: o(30), ..diverging(1, 60) };
+    let effects = follower.on_response(&response, log(70, 120), &history(&[(4, 70)]));
+    assert_eq!(effects[0], RestartAt(o(30)));
+    assert_eq!(follower.high_watermark(), o(30));
+}
+
+#[test]
+fn t5_truncation_below_the_high_watermark_takes_it_along() {
+    // Only an unclean election can ask for this.
+    let mut follower = follower(log(0, 120), 110);
+    let response = LeaderResponse { high_watermark: o(70), ..diverging(3, 80) };
+    let effects = follower.on_response(&response, log(0, 120), &history(&[(3, 0), (4, 100)]));
+    assert_eq!(effects, [TruncateTo(o(80))]);
+    assert_eq!(follower.high_watermark(), o(80));
+}
+
+#[test]
+fn an_answer_of_another_leader_epoch_changes_nothing() {
+    let mut follower = follower(log(0, 50), 40);
+    let response = LeaderResponse { leader_epoch: e(4), records: Some((o(50), o(70))), ..answer(90) };
+    assert_eq!(follower.on_response(&response, log(0, 50), &history(&[(3, 0)])), []);
+}
+
+#[test]
+fn records_that_do_not_follow_the_log_s_end_are_left_out() {
+    let mut follower = follower(log(0, 50), 40);
+    let response = LeaderResponse { records: Some((o(60), o(70))), ..answer(45) };
+    let effects = follower.on_response(&response, log(0, 50), &history(&[(3, 0)]));
+    assert_eq!(effects, [AdoptHighWatermark(o(45))]);
+}
+
+#[test]
+fn t27_news_of_the_high_watermark_alone_is_adopted() {
+    let mut follower = follower(log(0, 50), 40);
+    assert_eq!(follower.on_response(&answer(44), log(0, 50), &history(&[(3, 0)])), [AdoptHighWatermark(o(44))]);
+    assert_eq!(follower.on_response(&answer(44), log(0, 50), &history(&[(3, 0)])), []);
+}
+
+#[test]
+fn t26_only_a_member_of_the_isr_serves_reads_and_only_below_the_high_watermark_it_knows() {
+    let mut follower = follower(log(0, 50), 40);
+    assert_eq!(follower.readable_below(), Some(o(40)));
+    follower.on_view(&view(&[1], 8));
+    assert_eq!(follower.readable_below(), None);
+    // T13: an older view does not bring it back.
+    follower.on_view(&view(&[1, 2], 7));
+    assert_eq!(follower.readable_below(), None);
+}
+
+#[test]
+fn every_error_code_has_a_reaction() {
+    use FollowerReaction::{NewSession, RetryLater, WaitForMetadata};
+    for &code in ErrorCode::ALL {
+        let expected = match code {
+            ErrorCode::NotLeader
+            | ErrorCode::LeaderNotAvailable
+            | ErrorCode::FencedLeaderEpoch
+            | ErrorCode::UnknownTopicId
+            | ErrorCode::UnknownPartition => WaitForMetadata,
+            ErrorCode::StaleBrokerEpoch | ErrorCode::FetchSessionStale => NewSession,
+            // Without a range nothing is thrown away.
+            _ => RetryLater,
+        };
+        assert_eq!(follower(log(0, 50), 40).on_error(code, None, log(0, 50)), expected, "{code:?}");
+    }
+}

@@ -1,0 +1,5 @@
+//! Event in, exact effects out.
+
+mod follower;
+mod leader;
+mod proposals;
