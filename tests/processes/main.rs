@@ -1,0 +1,15 @@
+//! A cluster of real processes: killed, paused, restarted, and held against the promises.
+//!
+//! Each test starts its own cluster; one runs at a time, so that timeouts mean the same on every machine.
+
+mod cli;
+mod common;
+mod controllers;
+mod divergence;
+mod failover;
+mod isr;
+mod min_insync;
+mod quickstart;
+mod recovery;
+mod restart;
+mod strangers;
