@@ -1,4 +1,20 @@
-//! The broker: partitions, replication, purgatory and the services that clients call.
+//! The broker: keeps partitions, replicates them, and serves clients.
+//!
+//! It holds no decisions: those of replication are `highwater-replication`'s, those about the cluster come from the
+//! controllers as images. Here are the partitions that carry them out ([`partition`]), the requests of clients over many
+//! partitions ([`produce`], [`fetch`]), and the front door ([`services`], [`server`]).
 
 pub mod cluster;
+mod clock;
+mod config;
+mod error;
+pub mod fetch;
+pub mod partition;
+mod partitions;
+pub mod produce;
 pub mod services;
+
+pub use clock::Clock;
+pub use config::{BrokerConfig, Limits};
+pub use error::{Fatal, StartError};
+pub use partitions::{LastRun, Partitions};

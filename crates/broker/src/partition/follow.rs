@@ -1,0 +1,183 @@
+//! Replication through this partition: what followers fetch from it as leader, and what it does with its leader's answers
+//! as follower.
+
+use highwater_record::Batch;
+use highwater_replication::{
+    EpochEnd, FollowerEffect, FollowerFetch, FollowerReaction, LeaderError, LeaderResponse,
+};
+use highwater_storage::ReadError;
+use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
+
+use super::{News, Partition, PartitionError, ReadRecords, Role, State, Storage, Wakes, log_ends};
+
+/// What a leader has for a follower.
+pub struct ReplicaRead {
+    pub leader_epoch: LeaderEpoch,
+    pub high_watermark: Offset,
+    pub log_start: Offset,
+    /// Where the leader's log ends: more is there if the records end before it.
+    pub log_end: Offset,
+    /// Set: the logs diverge, nothing was acknowledged, and there are no records.
+    pub diverging: Option<EpochEnd>,
+    pub records: ReadRecords,
+}
+
+/// What taking a leader's answer came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// Records were appended. If not although some came, they answered a question that is not the present one.
+    pub appended: bool,
+    /// The log was cut: what to ask next has changed.
+    pub truncated: bool,
+    pub log_end: Offset,
+}
+
+impl Partition {
+    /// A follower's entry: acknowledges, and reads from its fetch offset up to the log's end if `max_bytes` is not 0.
+    pub fn replica_fetch(
+        &self,
+        fetch: &FollowerFetch,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<ReplicaRead, PartitionError> {
+        self.with(|state, wakes| {
+            // The epoch is checked by the leader, who tells the follower more precisely.
+            let (leader, log) = match state.leading(self.env.me, LeaderEpoch::NONE) {
+                Ok(found) => found,
+                Err(_) => return Err(state.not_leading(self.env.me, fetch.leader_epoch)),
+            };
+            let outcome = leader.on_fetch(fetch, self.env.clock.now(), log.epochs())?;
+            let (leader_epoch, log_start, log_end) = (leader.leader_epoch(), log.start_offset(), log.end_offset());
+            let records = if outcome.diverging.is_some() || max_bytes == 0 {
+                Ok(ReadRecords::None)
+            } else {
+                log.read(fetch.fetch_offset, log_end, max_bytes, at_least_one).map(ReadRecords::new)
+            };
+            state.carry_out(self, outcome.effects, wakes);
+            let high_watermark = state.high_watermark();
+            let records = records.map_err(|error| match error {
+                ReadError::Damaged(range) => PartitionError::Damaged(range),
+                error => error.into(),
+            })?;
+            let diverging = outcome.diverging;
+            Ok(ReplicaRead { leader_epoch, high_watermark, log_start, log_end, diverging, records })
+        })
+    }
+
+    /// The positions that followers are told of between records; `None` if this broker does not lead in `epoch`.
+    pub fn replica_positions(&self, epoch: LeaderEpoch) -> Option<(Offset, Offset)> {
+        match &*self.lock() {
+            State { role: Role::Leader(leader), storage: Storage::Open(log), .. }
+                if leader.leader_epoch() == epoch =>
+            {
+                Some((leader.high_watermark(), log.start_offset()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The stream of a follower broke.
+    pub fn on_replica_session_closed(&self, follower: BrokerId) {
+        self.with(|state, wakes| {
+            if let Role::Leader(leader) = &mut state.role {
+                let effects = leader.on_session_closed(follower, self.env.clock.now());
+                state.carry_out(self, effects, wakes);
+            }
+        });
+    }
+
+    /// What to ask the leader: the entry, and who leads. `None` while this broker follows nobody.
+    pub fn follower_fetch(&self, broker_epoch: BrokerEpoch) -> Option<(BrokerId, FollowerFetch)> {
+        match &*self.lock() {
+            State { role: Role::Follower(follower), storage: Storage::Open(log), .. } => {
+                let fetch = follower.fetch(broker_epoch, log_ends(log), log.epochs());
+                follower.leader().map(|leader| (leader, fetch))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes a leader's answer. `batches` are the records that came with it, whole and checked.
+    pub fn on_leader_response(
+        &self,
+        response: &LeaderResponse,
+        batches: &[Batch],
+    ) -> Result<Followed, PartitionError> {
+        self.with(|state, wakes| {
+            let (follower, log) = match (&mut state.role, &mut state.storage) {
+                (Role::Follower(follower), Storage::Open(log)) => (follower, log),
+                _ => return Err(state.not_leading(self.env.me, response.asked.leader_epoch)),
+            };
+            let effects = follower.on_response(response, log_ends(log), log.epochs());
+            state.follow_effects(&effects, batches, wakes)
+        })
+    }
+
+    /// Takes a leader's error for this partition.
+    pub fn on_leader_error(&self, error: &LeaderError) -> Result<FollowerReaction, PartitionError> {
+        self.with(|state, wakes| {
+            let (follower, log) = match (&mut state.role, &mut state.storage) {
+                (Role::Follower(follower), Storage::Open(log)) => (follower, log),
+                _ => return Ok(FollowerReaction::WaitForMetadata),
+            };
+            let reaction = follower.on_error(error, log_ends(log), log.epochs());
+            if let FollowerReaction::RestartAt(offset) = reaction {
+                tracing::warn!(partition = %self.tp, %offset, end = %log.end_offset(), "starting the log anew");
+                state.follow_effects(&[FollowerEffect::RestartAt(offset)], &[], wakes)?;
+            }
+            Ok(reaction)
+        })
+    }
+}
+
+impl State {
+    /// In order (T4); the first that fails ends it.
+    fn follow_effects(
+        &mut self,
+        effects: &[FollowerEffect],
+        batches: &[Batch],
+        wakes: &mut Wakes,
+    ) -> Result<Followed, PartitionError> {
+        let must_sync = self.must_sync();
+        let Storage::Open(log) = &mut self.storage else { return Err(PartitionError::ShuttingDown) };
+        let mut followed = Followed { appended: false, truncated: false, log_end: log.end_offset() };
+        for effect in effects {
+            let done = match *effect {
+                FollowerEffect::TruncateTo(offset) => {
+                    followed.truncated = true;
+                    tracing::info!(partition = %log.partition(), %offset, end = %log.end_offset(), "truncating");
+                    log.truncate_to(offset).map_err(PartitionError::from)
+                }
+                FollowerEffect::RestartAt(offset) => {
+                    followed.truncated = true;
+                    log.restart_at(offset).map_err(PartitionError::from)
+                }
+                FollowerEffect::Append => {
+                    followed.appended = true;
+                    wakes.news(&self.subscriptions, News::LOG_END);
+                    log.append_follower(batches).map(|_| ()).map_err(PartitionError::from)
+                }
+                FollowerEffect::AdvanceStart(offset) => log.advance_start(offset).map_err(PartitionError::from),
+                FollowerEffect::AdoptHighWatermark(offset) => {
+                    log.note_high_watermark(offset);
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                let ends = log_ends(log);
+                if let Role::Follower(follower) = &mut self.role {
+                    follower.on_log_failure(ends);
+                }
+                if !matches!(error.code(), ErrorCode::DiskFull) {
+                    wakes.unusable();
+                }
+                return Err(error);
+            }
+        }
+        followed.log_end = log.end_offset();
+        if followed.truncated || (followed.appended && must_sync) {
+            wakes.flush();
+        }
+        Ok(followed)
+    }
+}

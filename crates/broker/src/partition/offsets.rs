@@ -1,0 +1,118 @@
+//! Look-ups of offsets, and delete-records.
+
+use highwater_replication::EpochEnd;
+use highwater_storage::{ReadError, TimestampSearch};
+use highwater_types::{LeaderEpoch, Offset, TimestampMs};
+
+use super::{Partition, PartitionError, State};
+
+/// A search that finds its files gone is planned anew so often.
+const SEARCHES_MAX: usize = 3;
+
+/// Which offset is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetAt {
+    Earliest,
+    /// The end of the committed records.
+    Latest,
+    /// The first record whose timestamp is this or later.
+    Timestamp(TimestampMs),
+}
+
+/// An offset found; `offset` is `None` if no record is that new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundOffset {
+    pub offset: Option<Offset>,
+    pub timestamp: TimestampMs,
+    pub leader_epoch: LeaderEpoch,
+}
+
+enum LookUp {
+    Found(FoundOffset),
+    Search {
+        search: TimestampSearch,
+        leader_epoch: LeaderEpoch,
+        /// Whether the end of the committed records is known (T6).
+        certain: bool,
+    },
+}
+
+impl Partition {
+    /// At the leader, among the committed records.
+    pub async fn find_offset(&self, asked: LeaderEpoch, at: OffsetAt) -> Result<FoundOffset, PartitionError> {
+        let mut searches = 0;
+        loop {
+            let look_up = self.lock().look_up(self.env.me, asked, at)?;
+            let (search, leader_epoch, certain) = match look_up {
+                LookUp::Found(found) => return Ok(found),
+                LookUp::Search { search, leader_epoch, certain } => (search, leader_epoch, certain),
+            };
+            searches += 1;
+            match search.run().await {
+                Ok(Some(found)) => {
+                    let (offset, timestamp) = (Some(found.offset), found.timestamp);
+                    return Ok(FoundOffset { offset, timestamp, leader_epoch });
+                }
+                // T6: it may be among those that are committed and not known to be.
+                Ok(None) if !certain => return Err(PartitionError::OffsetNotAvailable),
+                Ok(None) => {
+                    return Ok(FoundOffset { offset: None, timestamp: TimestampMs::NONE, leader_epoch });
+                }
+                Err(ReadError::Gone) if searches < SEARCHES_MAX => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The largest epoch that is `epoch` or less in the leader's log, and where it ends.
+    pub fn epoch_end(&self, asked: LeaderEpoch, epoch: LeaderEpoch) -> Result<Option<EpochEnd>, PartitionError> {
+        let mut state = self.lock();
+        let (_, log) = state.leading(self.env.me, asked)?;
+        Ok(log.epochs().end_of(epoch, log.end_offset()).map(|(epoch, end)| EpochEnd { epoch, end }))
+    }
+
+    /// Moves the log's start to `before` (`None`: the high watermark), as leader. Followers do the same when they hear of it.
+    /// Returns where the log starts then.
+    pub fn delete_records(&self, before: Option<Offset>) -> Result<Offset, PartitionError> {
+        self.with(|state, wakes| {
+            let (leader, log) = state.leading(self.env.me, LeaderEpoch::NONE)?;
+            let (start, end) = (log.start_offset(), leader.high_watermark());
+            let before = match before {
+                // T6: all committed ones are more than are known to be.
+                None if !leader.high_watermark_is_certain() => return Err(PartitionError::OffsetNotAvailable),
+                None => end,
+                Some(before) => before,
+            };
+            if before > end {
+                return Err(PartitionError::OffsetOutOfRange { asked: before, start, end });
+            }
+            log.advance_start(before)?;
+            let start = log.start_offset();
+            state.log_start_moved(self, wakes);
+            Ok(start)
+        })
+    }
+}
+
+impl State {
+    fn look_up(
+        &mut self,
+        me: highwater_types::BrokerId,
+        asked: LeaderEpoch,
+        at: OffsetAt,
+    ) -> Result<LookUp, PartitionError> {
+        let (leader, log) = self.leading(me, asked)?;
+        let (leader_epoch, certain) = (leader.leader_epoch(), leader.high_watermark_is_certain());
+        let offset = match at {
+            OffsetAt::Earliest => log.start_offset(),
+            // T6: never an older offset than one already shown.
+            OffsetAt::Latest if !certain => return Err(PartitionError::OffsetNotAvailable),
+            OffsetAt::Latest => leader.high_watermark(),
+            OffsetAt::Timestamp(timestamp) => {
+                let search = log.offset_for_timestamp(timestamp, leader.high_watermark());
+                return Ok(LookUp::Search { search, leader_epoch, certain });
+            }
+        };
+        Ok(LookUp::Found(FoundOffset { offset: Some(offset), timestamp: TimestampMs::NONE, leader_epoch }))
+    }
+}
