@@ -1,20 +1,45 @@
 //! A follower of one partition in one leader epoch: what to ask, and what to do with the answers.
 
 use highwater_record::EpochHistory;
-use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, Offset};
+use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
 
 use crate::fetch::{EpochEnd, FollowerFetch, last_epoch};
 use crate::view::{LogEnds, PartitionView};
 
+/// The fetch entry that an answer is for. What throws records away is believed only while the log still ends as it did
+/// then: a late or repeated answer must not cut what has been acknowledged since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    pub leader_epoch: LeaderEpoch,
+    pub fetch_offset: Offset,
+    pub last_fetched_epoch: LeaderEpoch,
+}
+
+impl From<&FollowerFetch> for Asked {
+    fn from(fetch: &FollowerFetch) -> Self {
+        let FollowerFetch { leader_epoch, fetch_offset, last_fetched_epoch, .. } = *fetch;
+        Self { leader_epoch, fetch_offset, last_fetched_epoch }
+    }
+}
+
 /// What a leader answered for one partition, without the records' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaderResponse {
-    pub leader_epoch: highwater_types::LeaderEpoch,
+    pub asked: Asked,
     pub high_watermark: Offset,
     pub log_start_offset: Offset,
     pub diverging: Option<EpochEnd>,
     /// Base offset of the first record and the offset after the last; `None`: no records.
     pub records: Option<(Offset, Offset)>,
+}
+
+/// A leader's refusal for one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaderError {
+    pub asked: Asked,
+    pub code: ErrorCode,
+    /// With `OffsetOutOfRange`: what the leader's log has.
+    pub valid_offsets: Option<(Offset, Offset)>,
 }
 
 /// To be carried out in the given order; if one fails, the rest must not happen.
@@ -101,12 +126,15 @@ impl Follower {
         log: LogEnds,
         epochs: &EpochHistory,
     ) -> Vec<FollowerEffect> {
-        if response.leader_epoch != self.view.leader_epoch {
+        if response.asked.leader_epoch != self.view.leader_epoch {
             return Vec::new();
         }
         let mut effects = Vec::with_capacity(3);
         let mut log = log;
         if let Some(diverging) = response.diverging {
+            if !self.still_ends_so(&response.asked, log, epochs) {
+                return Vec::new();
+            }
             let effect = self.truncation(diverging, response.log_start_offset, log, epochs);
             log = self.truncate(effect, log);
             effects.push(effect);
@@ -131,31 +159,33 @@ impl Follower {
         effects
     }
 
-    /// What an error for this partition asks for. `valid_offsets` comes with `OffsetOutOfRange`.
-    pub fn on_error(
-        &mut self,
-        code: ErrorCode,
-        valid_offsets: Option<(Offset, Offset)>,
-        log: LogEnds,
-    ) -> FollowerReaction {
-        match code {
+    /// What a refusal asks for. One of another leader epoch asks for nothing but a new entry.
+    pub fn on_error(&mut self, error: &LeaderError, log: LogEnds, epochs: &EpochHistory) -> FollowerReaction {
+        if error.asked.leader_epoch != self.view.leader_epoch {
+            return FollowerReaction::RetryLater;
+        }
+        match error.code {
             ErrorCode::NotLeader
             | ErrorCode::FencedLeaderEpoch
             | ErrorCode::LeaderNotAvailable
             | ErrorCode::UnknownTopicId
             | ErrorCode::UnknownPartition => FollowerReaction::WaitForMetadata,
-            ErrorCode::OffsetOutOfRange => match valid_offsets {
-                Some((start, _)) => {
+            ErrorCode::OffsetOutOfRange => match error.valid_offsets {
+                Some((start, _)) if self.still_ends_so(&error.asked, log, epochs) => {
                     let _ = self.truncate(FollowerEffect::RestartAt(start), log);
                     FollowerReaction::RestartAt(start)
                 }
-                None => FollowerReaction::RetryLater,
+                _ => FollowerReaction::RetryLater,
             },
             ErrorCode::StaleBrokerEpoch | ErrorCode::FetchSessionStale => FollowerReaction::NewSession,
             // The leader has yet to learn of its epoch; is short of something; its disk is offline or damaged (the
             // controller moves leadership); or it goes.
             _ => FollowerReaction::RetryLater,
         }
+    }
+
+    fn still_ends_so(&self, asked: &Asked, log: LogEnds, epochs: &EpochHistory) -> bool {
+        asked.fetch_offset == log.end && asked.last_fetched_epoch == last_epoch(epochs, log)
     }
 
     /// An effect could not be carried out: what the log really is by now.

@@ -25,7 +25,7 @@ mod tests;
 pub use ack_queue::{AckOutcome, AckQueue};
 pub use error::FetchError;
 pub use fetch::{EpochEnd, FetchOutcome, FollowerFetch, last_epoch};
-pub use follower::{Follower, FollowerEffect, FollowerReaction, LeaderResponse};
+pub use follower::{Asked, Follower, FollowerEffect, FollowerReaction, LeaderError, LeaderResponse};
 pub use leader::{
     AliveBrokers, Effects, IsrMember, Leader, LeaderConfig, Proposal, ProposalOutcome, ReplicaProgress,
     isr_error_outcome,

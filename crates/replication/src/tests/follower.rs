@@ -13,17 +13,24 @@ fn log(start: i64, end: i64) -> LogEnds {
 fn follower(log: LogEnds, high_watermark: i64) -> Follower {
     Follower::new(b(2), &view(&[1, 2], 7), log, o(high_watermark))
 }
+fn asked(end: i64, last_epoch: i32) -> Asked {
+    Asked { leader_epoch: e(5), fetch_offset: o(end), last_fetched_epoch: e(last_epoch) }
+}
 fn answer(high_watermark: i64) -> LeaderResponse {
     LeaderResponse {
-        leader_epoch: e(5),
+        asked: asked(50, 3),
         high_watermark: o(high_watermark),
         log_start_offset: Offset::ZERO,
         diverging: None,
         records: None,
     }
 }
+/// To an entry of a log that ends at 120, in epoch 4.
 fn diverging(epoch: i32, end: i64) -> LeaderResponse {
-    LeaderResponse { diverging: Some(EpochEnd { epoch: e(epoch), end: o(end) }), ..answer(100) }
+    LeaderResponse { asked: asked(120, 4), diverging: Some(EpochEnd { epoch: e(epoch), end: o(end) }), ..answer(100) }
+}
+fn error(code: ErrorCode, valid_offsets: Option<(Offset, Offset)>) -> LeaderError {
+    LeaderError { asked: asked(50, 3), code, valid_offsets }
 }
 
 #[test]
@@ -92,7 +99,7 @@ fn t2_two_fast_failovers_end_with_one_log_in_as_many_rounds() {
     for _ in 0..5 {
         let entry = follower.fetch(BrokerEpoch::new(12), ends, &own);
         let Some(found) = crate::fetch::divergence(&entry, &leader_epochs, leader_ends).unwrap() else { break };
-        let response = LeaderResponse { diverging: Some(found), ..answer(0) };
+        let response = LeaderResponse { asked: Asked::from(&entry), diverging: Some(found), ..answer(0) };
         let effects = follower.on_response(&response, ends, &own);
         let [TruncateTo(offset)] = effects[..] else { panic!("{effects:?}") };
         own.truncate_from(offset); // T3
@@ -112,7 +119,8 @@ fn t3_the_epochs_that_were_cut_off_are_not_asked_for_again() {
 #[test]
 fn t5_a_full_truncation_moves_log_start_and_high_watermark_together() {
     let mut follower = follower(log(0, 50), 40);
-    let reaction = follower.on_error(ErrorCode::OffsetOutOfRange, Some((o(500), o(900))), log(0, 50));
+    let reaction =
+        follower.on_error(&error(ErrorCode::OffsetOutOfRange, Some((o(500), o(900)))), log(0, 50), &history(&[(3, 0)]));
     assert_eq!(reaction, FollowerReaction::RestartAt(o(500)));
     assert_eq!(follower.high_watermark(), o(500));
 }
@@ -139,7 +147,11 @@ fn t5_truncation_below_the_high_watermark_takes_it_along() {
 #[test]
 fn an_answer_of_another_leader_epoch_changes_nothing() {
     let mut follower = follower(log(0, 50), 40);
-    let response = LeaderResponse { leader_epoch: e(4), records: Some((o(50), o(70))), ..answer(90) };
+    let response = LeaderResponse {
+        asked: Asked { leader_epoch: e(4), ..asked(50, 3) },
+        records: Some((o(50), o(70))),
+        ..answer(90)
+    };
     assert_eq!(follower.on_response(&response, log(0, 50), &history(&[(3, 0)])), []);
 }
 
@@ -183,6 +195,33 @@ fn every_error_code_has_a_reaction() {
             // Without a range nothing is thrown away.
             _ => RetryLater,
         };
-        assert_eq!(follower(log(0, 50), 40).on_error(code, None, log(0, 50)), expected, "{code:?}");
+        assert_eq!(
+            follower(log(0, 50), 40).on_error(&error(code, None), log(0, 50), &history(&[(3, 0)])),
+            expected,
+            "{code:?}"
+        );
     }
+}
+
+#[test]
+fn a_late_answer_does_not_cut_what_was_acknowledged_since() {
+    // An answer to the entry at 120 in epoch 4 comes twice; after the first, the log went on from 80 with the leader's
+    // records, up to 130, or as far as just 120.
+    for end in [120, 130] {
+        let now = log(0, end);
+        let mut follower = follower(now, 80);
+        assert_eq!(follower.on_response(&diverging(3, 80), now, &history(&[(3, 0), (5, 80)])), []);
+        let late = LeaderError { asked: asked(120, 4), ..error(ErrorCode::OffsetOutOfRange, Some((o(0), o(0)))) };
+        let reaction = follower.on_error(&late, now, &history(&[(3, 0), (5, 80)]));
+        assert_eq!(reaction, FollowerReaction::RetryLater);
+        assert_eq!(follower.high_watermark(), o(80));
+    }
+}
+
+#[test]
+fn a_refusal_of_another_leader_epoch_throws_nothing_away() {
+    let mut follower = follower(log(0, 50), 40);
+    let asked = Asked { leader_epoch: e(4), ..asked(50, 3) };
+    let late = LeaderError { asked, ..error(ErrorCode::OffsetOutOfRange, Some((o(0), o(0)))) };
+    assert_eq!(follower.on_error(&late, log(0, 50), &history(&[(3, 0)])), FollowerReaction::RetryLater);
 }
