@@ -118,11 +118,15 @@ impl Shared {
         change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// As the newest image has it.
+    /// As the newest image has it; a process that is over counts as fenced.
     fn is_fenced(&self) -> bool {
-        let epoch = self.status.borrow().broker_epoch;
+        let (epoch, is_over) = {
+            let status = self.status.borrow();
+            (status.broker_epoch, status.fatal.is_some())
+        };
         let image = self.image.borrow();
-        image.broker(self.config.broker).is_none_or(|state| state.fenced || Some(state.broker_epoch) != epoch)
+        is_over
+            || image.broker(self.config.broker).is_none_or(|state| state.fenced || Some(state.broker_epoch) != epoch)
     }
 }
 
@@ -195,7 +199,8 @@ impl ClusterLink {
         self.shared.is_fenced()
     }
 
-    /// Resolves once registered, with the epoch and the cluster's id. `None`: the link ended before.
+    /// Resolves once registered, with the epoch and the cluster's id. `None`: the link ended before, by [`Self::close`] or
+    /// for good ([`Self::fatal`]).
     pub async fn registered(&self) -> Option<(BrokerEpoch, String)> {
         let mut status = self.status();
         loop {
@@ -203,6 +208,9 @@ impl ClusterLink {
                 let status = status.borrow_and_update();
                 if let (Some(epoch), Some(cluster_id)) = (status.broker_epoch, status.cluster_id.clone()) {
                     return Some((epoch, cluster_id));
+                }
+                if status.fatal.is_some() {
+                    return None;
                 }
             }
             tokio::select! {
@@ -218,6 +226,9 @@ impl ClusterLink {
         let mut images = self.subscribe();
         let mut status = self.status();
         while self.is_fenced() {
+            if status.borrow_and_update().fatal.is_some() {
+                return false;
+            }
             let changed = tokio::select! {
                 biased;
                 () = self.shared.cancel.cancelled() => return false,

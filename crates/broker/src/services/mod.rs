@@ -1,4 +1,8 @@
-//! The services that clients and other nodes call: decode, one call, encode.
+//! The gRPC door: decode, one call of the broker, encode. No decisions are made here.
 
-pub mod admin;
-pub mod metadata;
+pub(crate) mod data;
+pub(crate) mod deadlines;
+pub(crate) mod error;
+pub(crate) mod fetch_session;
+pub(crate) mod gather;
+pub(crate) mod produce_session;
