@@ -8,6 +8,8 @@ pub mod local_cluster;
 #[cfg(feature = "simulation")]
 pub mod sim_net;
 pub mod usage;
+pub mod workload;
 
+pub use highwater_storage::sim;
 pub use history::{Event, History, RecordId};
 pub use local_cluster::{ClusterError, Folder, LocalCluster, LocalClusterConfig, NodeId};

@@ -27,7 +27,9 @@ pub fn free_port(taken: &BTreeSet<u16>) -> std::io::Result<u16> {
     }
     for _ in 0..span {
         let port = NEXT
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| Some(if port >= LAST { FIRST } else { port + 1 }))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| {
+                Some(if port >= LAST { FIRST } else { port + 1 })
+            })
             .unwrap_or(FIRST);
         if !taken.contains(&port) && is_free(port) {
             return Ok(port);
