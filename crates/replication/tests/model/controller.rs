@@ -133,9 +133,9 @@ impl Controller {
         }
         let pick = |from: Vec<BrokerId>| (!from.is_empty()).then(|| from[choice % from.len()]);
         let stays = old.leader.filter(|b| isr.contains(b));
-        let leader = stays.or_else(|| pick(isr.clone())).or_else(|| {
-            pick(old.replicas.iter().copied().filter(|b| was_copy(b) && is_active(b)).collect())
-        });
+        let leader = stays
+            .or_else(|| pick(isr.clone()))
+            .or_else(|| pick(old.replicas.iter().copied().filter(|b| was_copy(b) && is_active(b)).collect()));
         if let Some(leader) = leader
             && isr.is_empty()
         {

@@ -110,8 +110,7 @@ impl Node {
     fn lead(&mut self, image: &Image, config: LeaderConfig, high_watermark: Offset, now: Duration) -> Effects {
         self.log.begin_epoch(image.view.leader_epoch);
         let alive: &AliveBrokers = &image.alive;
-        let (leader, effects) =
-            Leader::new(self.id, &image.view, config, self.log.ends(), high_watermark, alive, now);
+        let (leader, effects) = Leader::new(self.id, &image.view, config, self.log.ends(), high_watermark, alive, now);
         self.role = Role::Leader(Box::new(Reign { leader, waiting: AckQueue::new(), acknowledged: BTreeMap::new() }));
         effects
     }
@@ -156,8 +155,7 @@ impl Node {
             high_watermark: reign.leader.high_watermark(),
             log_start_offset: self.log.ends().start,
             diverging: outcome.diverging,
-            records: (!records.is_empty())
-                .then(|| (fetch.fetch_offset, crate::log::offset(from + records.len()))),
+            records: (!records.is_empty()).then(|| (fetch.fetch_offset, crate::log::offset(from + records.len()))),
         };
         (Ok((response, records)), outcome.effects)
     }

@@ -1,0 +1,1 @@
+//! Runs that once broke a promise.
