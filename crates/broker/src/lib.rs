@@ -4,17 +4,23 @@
 //! controllers as images. Here are the partitions that carry them out ([`partition`]), the requests of clients over many
 //! partitions ([`produce`], [`fetch`]), and the front door ([`services`], [`server`]).
 
-pub mod cluster;
 mod clock;
+pub mod cluster;
 mod config;
+mod connections;
+mod core;
 mod error;
 pub mod fetch;
 pub mod partition;
 mod partitions;
 pub mod produce;
-pub mod services;
+mod server;
+mod services;
+mod tasks;
 
 pub use clock::Clock;
 pub use config::{BrokerConfig, Limits};
+pub use core::Core;
 pub use error::{Fatal, StartError};
 pub use partitions::{LastRun, Partitions};
+pub use server::{Broker, BrokerHandle};

@@ -167,9 +167,7 @@ impl Partitions {
             Some(PartitionState { leader: None, leader_epoch, .. }) => {
                 Err(PartitionError::NoLeader { leader_epoch: *leader_epoch })
             }
-            Some(state) => {
-                Err(PartitionError::NotLeader { leader: state.leader, leader_epoch: state.leader_epoch })
-            }
+            Some(state) => Err(PartitionError::NotLeader { leader: state.leader, leader_epoch: state.leader_epoch }),
         }
     }
 
@@ -193,8 +191,7 @@ impl Partitions {
                 let mine = topic.iter().filter(|(_, state)| state.replicas.contains(&self.env.me));
                 for (tp, state) in mine {
                     let view = view_of(state);
-                    let assignment =
-                        Assignment { view, config: Arc::clone(&config), alive: Arc::clone(&alive) };
+                    let assignment = Assignment { view, config: Arc::clone(&config), alive: Arc::clone(&alive) };
                     match map.get(&tp) {
                         Some(partition) => partition.assign(&assignment),
                         None => to_open.push((tp, state, assignment)),
@@ -215,9 +212,8 @@ impl Partitions {
         self.open_assigned(to_open).await;
         self.drop_partitions(to_drop, &before, image);
         *ignore_poison(self.image.write()) = Arc::clone(image);
-        let knows = |tp: &TopicPartition| {
-            image.partition(*tp).is_none_or(|state| state.storage_lost.contains(&self.env.me))
-        };
+        let knows =
+            |tp: &TopicPartition| image.partition(*tp).is_none_or(|state| state.storage_lost.contains(&self.env.me));
         ignore_poison(self.lost.lock()).retain(|tp| !knows(tp));
     }
 
@@ -263,9 +259,8 @@ impl Partitions {
     }
 
     fn count_in(&self, dir: &Dir) -> usize {
-        let is_in = |partition: &&Arc<Partition>| {
-            partition.dir().is_some_and(|data_dir| Arc::ptr_eq(data_dir, &dir.data_dir))
-        };
+        let is_in =
+            |partition: &&Arc<Partition>| partition.dir().is_some_and(|data_dir| Arc::ptr_eq(data_dir, &dir.data_dir));
         self.all().values().filter(is_in).count()
     }
 

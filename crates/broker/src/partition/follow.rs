@@ -2,9 +2,7 @@
 //! as follower.
 
 use highwater_record::Batch;
-use highwater_replication::{
-    EpochEnd, FollowerEffect, FollowerFetch, FollowerReaction, LeaderError, LeaderResponse,
-};
+use highwater_replication::{EpochEnd, FollowerEffect, FollowerFetch, FollowerReaction, LeaderError, LeaderResponse};
 use highwater_storage::ReadError;
 use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
 
@@ -67,9 +65,7 @@ impl Partition {
     /// The positions that followers are told of between records; `None` if this broker does not lead in `epoch`.
     pub fn replica_positions(&self, epoch: LeaderEpoch) -> Option<(Offset, Offset)> {
         match &*self.lock() {
-            State { role: Role::Leader(leader), storage: Storage::Open(log), .. }
-                if leader.leader_epoch() == epoch =>
-            {
+            State { role: Role::Leader(leader), storage: Storage::Open(log), .. } if leader.leader_epoch() == epoch => {
                 Some((leader.high_watermark(), log.start_offset()))
             }
             _ => None,
@@ -98,11 +94,7 @@ impl Partition {
     }
 
     /// Takes a leader's answer. `batches` are the records that came with it, whole and checked.
-    pub fn on_leader_response(
-        &self,
-        response: &LeaderResponse,
-        batches: &[Batch],
-    ) -> Result<Followed, PartitionError> {
+    pub fn on_leader_response(&self, response: &LeaderResponse, batches: &[Batch]) -> Result<Followed, PartitionError> {
         self.with(|state, wakes| {
             let (follower, log) = match (&mut state.role, &mut state.storage) {
                 (Role::Follower(follower), Storage::Open(log)) => (follower, log),

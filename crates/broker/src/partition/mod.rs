@@ -134,12 +134,7 @@ impl Partition {
         Arc::new(Self::with_storage(tp, env, None, Storage::Unusable(why.into())))
     }
 
-    fn with_storage(
-        tp: TopicPartition,
-        env: Arc<PartitionEnv>,
-        dir: Option<Arc<DataDir>>,
-        storage: Storage,
-    ) -> Self {
+    fn with_storage(tp: TopicPartition, env: Arc<PartitionEnv>, dir: Option<Arc<DataDir>>, storage: Storage) -> Self {
         let config = Arc::new(TopicConfig::default());
         Self {
             tp,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use highwater_metadata::PartitionLogEnd;
 use highwater_replication::{AliveBrokers, Follower, Leader, LeaderConfig, PartitionView, last_epoch};
 use highwater_storage::AppendError;
-use highwater_types::{BrokerId, LeaderEpoch, TopicConfig};
+use highwater_types::{BrokerId, TopicConfig};
 
 use super::{FollowChange, News, Partition, Role, State, Storage, Wakes, log_ends};
 
@@ -116,8 +116,7 @@ impl State {
         wakes.flush();
         let ends = log_ends(log);
         let env = &partition.env;
-        let (leader, effects) =
-            Leader::new(env.me, view, config, ends, high_watermark, alive, env.clock.now());
+        let (leader, effects) = Leader::new(env.me, view, config, ends, high_watermark, alive, env.clock.now());
         tracing::debug!(partition = %partition.tp, epoch = %view.leader_epoch, end = %ends.end, "leading");
         self.role = Role::Leader(Box::new(leader));
         self.carry_out(partition, effects, wakes);
@@ -127,7 +126,12 @@ impl State {
         let high_watermark = self.high_watermark();
         self.end_role(partition, wakes);
         wakes.news(&self.subscriptions, News::ROLE);
-        let Storage::Open(log) = &self.storage else { return };
+        let Storage::Open(log) = &mut self.storage else { return };
+        // T3: an epoch that this replica led without writing is over; the new leader may send records of older ones.
+        if let Err(error) = log.truncate_to(log.end_offset()) {
+            tracing::error!(partition = %partition.tp, epoch = %view.leader_epoch, %error, "can't follow");
+            return wakes.unusable();
+        }
         let follower = Follower::new(partition.env.me, view, log_ends(log), high_watermark);
         tracing::debug!(partition = %partition.tp, epoch = %view.leader_epoch, %leader, "following");
         self.role = Role::Follower(Box::new(follower));
@@ -150,10 +154,5 @@ impl State {
         if let Storage::Open(log) = &mut self.storage {
             log.note_high_watermark(high_watermark);
         }
-    }
-
-    /// The epoch of the newest decision.
-    pub(super) fn leader_epoch(&self) -> LeaderEpoch {
-        self.view.as_ref().map_or(LeaderEpoch::NONE, |view| view.leader_epoch)
     }
 }

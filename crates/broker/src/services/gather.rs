@@ -88,14 +88,6 @@ impl Gathered {
         self.pieces.push_front(prefix.freeze());
         self.pieces
     }
-
-    /// Bytes of the message.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
 }
 
 /// The key of a length-delimited field.
@@ -183,7 +175,7 @@ mod tests {
             meant.partitions.push(result(i as u32, pieces.concat()));
             gathered.field_with_payload(2, &result(i as u32, Vec::new()), 7, &pieces);
         }
-        let len = gathered.len();
+        let len = gathered.len;
         let wire: Vec<u8> = gathered.into_frames().into_iter().flatten().collect();
         assert_eq!(wire[0], 0);
         assert_eq!(u32::from_be_bytes(wire[1..5].try_into().unwrap()) as usize, len);

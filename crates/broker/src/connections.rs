@@ -1,0 +1,100 @@
+//! What a connection may cost before it has shown that it speaks HTTP/2, and how many there may be.
+//!
+//! **Invariant**: a peer that opens a connection and says nothing, or not enough, holds a descriptor for a bounded time. After
+//! that HTTP/2 keep-alive notices silence.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use highwater_seams::{BoxedIo, Listener, incoming};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tonic::transport::server::Connected;
+
+/// The client's part of the HTTP/2 handshake: the preface and the head of its settings.
+const HANDSHAKE_BYTES: usize = 24 + 9;
+
+/// The connections of `listener`, bounded in number; those beyond are closed at once.
+pub(crate) fn guarded(
+    listener: Box<dyn Listener>,
+    connections_max: usize,
+    handshake: Duration,
+) -> impl Stream<Item = io::Result<GuardedIo>> + Send {
+    let room = Arc::new(Semaphore::new(connections_max));
+    incoming(listener).filter_map(move |accepted| {
+        let guarded = match accepted {
+            Err(error) => Some(Err(error)),
+            Ok(io) => match Arc::clone(&room).try_acquire_owned() {
+                Ok(permit) => Some(Ok(GuardedIo::new(io, handshake, permit))),
+                Err(_) => {
+                    tracing::warn!(connections_max, "a connection is closed: there are too many");
+                    None
+                }
+            },
+        };
+        std::future::ready(guarded)
+    })
+}
+
+/// A connection that must begin to speak in time.
+pub(crate) struct GuardedIo {
+    io: BoxedIo,
+    /// Until enough has been read.
+    handshake: Option<(Pin<Box<Sleep>>, usize)>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl GuardedIo {
+    fn new(io: BoxedIo, handshake: Duration, room: OwnedSemaphorePermit) -> Self {
+        let timer = Box::pin(tokio::time::sleep(handshake));
+        Self { io, handshake: Some((timer, HANDSHAKE_BYTES)), _room: room }
+    }
+}
+
+impl AsyncRead for GuardedIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Some((timer, missing)) = &mut self.handshake {
+            *missing = missing.saturating_sub(buf.filled().len() - before);
+            if *missing == 0 {
+                self.handshake = None;
+            } else if read.is_pending() && timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for GuardedIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl Connected for GuardedIo {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}

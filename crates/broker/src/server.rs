@@ -1,0 +1,251 @@
+//! A broker's start and end.
+//!
+//! Start: data dirs and recovery, then the port, then registration; the controller unfences the broker once its partitions
+//! have taken the metadata. End: leadership moves away first, then streams end, then every log is synced and closed and the
+//! clean-shutdown marker written, and the link to the controllers goes last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_metadata::Endpoint;
+use highwater_protocol::v1::admin_server::AdminServer;
+use highwater_protocol::v1::metadata_server::MetadataServer;
+use highwater_protocol::{CLIENT_DESCRIPTORS, MESSAGE_SIZE_MAX};
+use highwater_seams::{Listener, Seams};
+use highwater_storage::Disk;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::clock::Clock;
+use crate::cluster::{ClusterLink, LinkConfig};
+use crate::config::{BrokerConfig, Limits};
+use crate::connections::guarded;
+use crate::core::Core;
+use crate::error::{Fatal, StartError};
+use crate::partition::{FollowChange, IsrProposal, PartitionEnv};
+use crate::partitions::{LastRun, Partitions};
+use crate::services::admin::{AdminService, LocalPartitions};
+use crate::services::data::DataService;
+use crate::services::metadata::MetadataService;
+use crate::tasks;
+
+/// HTTP/2 flow control: what a peer may send ahead on a stream and on a connection.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// For connections to end once everything that they wait for has.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts brokers.
+pub struct Broker;
+
+/// A running broker.
+pub struct BrokerHandle {
+    core: Arc<Core>,
+    link: ClusterLink,
+    port: u16,
+    tasks: TaskTracker,
+    server: JoinHandle<()>,
+    stop_accepting: CancellationToken,
+    health: HealthReporter,
+}
+
+impl Broker {
+    /// Returns once it listens and its logs are recovered; [`BrokerHandle::ready`] says when it takes part.
+    pub async fn start(config: BrokerConfig, seams: Seams, disk: Arc<dyn Disk>) -> Result<BrokerHandle, StartError> {
+        config.check()?;
+        let (core, last_run, proposals, following) = open(config, &seams, &disk).await?;
+        let config = &core.config;
+        let listening = seams.net.bind(&config.listen_host, config.listen_port).await;
+        let listener = listening.map_err(|source| {
+            let (host, port) = (config.listen_host.clone(), config.listen_port);
+            StartError::Listen { host, port, source }
+        })?;
+        let port = listener.port();
+        let endpoint = advertised(config, port);
+        let link = ClusterLink::start(link_config(config, endpoint, last_run), seams.clone());
+
+        let tasks = TaskTracker::new();
+        tasks::start(&tasks, &core, &link, proposals);
+        drop(following);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, ServingStatus::NotServing).await;
+        let local: Arc<dyn LocalPartitions> = core.clone();
+        let admin =
+            AdminServer::new(AdminService::new(link.clone(), local)).max_decoding_message_size(MESSAGE_SIZE_MAX);
+        let routes = Routes::new(DataService::new(core.clone()))
+            .add_service(MetadataServer::new(MetadataService::new(link.clone())))
+            .add_service(admin)
+            .add_service(health_service);
+        let stop_accepting = CancellationToken::new();
+        let server = serve(listener, routes, &core.config.limits, stop_accepting.clone());
+        tasks.spawn(tell_when_ready(link.clone(), health.clone(), core.stopping.clone()));
+        tracing::info!(broker = %core.config.id, port, "listening");
+        Ok(BrokerHandle { core, link, port, tasks, server, stop_accepting, health })
+    }
+}
+
+impl BrokerHandle {
+    /// The port listened on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Resolves once it is registered and unfenced; false: it ended before.
+    pub async fn ready(&self) -> bool {
+        tokio::select! {
+            biased;
+            _ = self.fatal() => false,
+            unfenced = self.link.unfenced() => unfenced,
+        }
+    }
+
+    /// Resolves if it can't go on: the process should end, after [`BrokerHandle::shutdown`].
+    pub async fn fatal(&self) -> Fatal {
+        tokio::select! {
+            biased;
+            fatal = self.link.fatal() => Fatal::Cluster(fatal),
+            fatal = self.core.fatal() => fatal,
+        }
+    }
+
+    /// The partitions here.
+    pub fn partitions(&self) -> &Arc<Partitions> {
+        &self.core.partitions
+    }
+
+    /// The link to the controllers.
+    pub fn link(&self) -> &ClusterLink {
+        &self.link
+    }
+
+    /// Ends it in order; see the module. Waits for leadership to move no longer than the configuration says.
+    pub async fn shutdown(self) {
+        set_health(&self.health, ServingStatus::NotServing).await;
+        let was_registered = self.link.status().borrow().broker_epoch.is_some();
+        if was_registered {
+            let moved = async {
+                tokio::select! {
+                    biased;
+                    _ = self.fatal() => {}
+                    () = self.link.request_shutdown() => {}
+                }
+            };
+            if tokio::time::timeout(self.core.config.shutdown_timeout(), moved).await.is_err() {
+                tracing::warn!("leadership has not moved away in time; stopping all the same");
+            }
+        }
+        self.stop_accepting.cancel();
+        self.core.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.core.partitions.close(self.link.broker_epoch()).await;
+        self.link.close().await;
+        let mut server = self.server;
+        if tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err() {
+            server.abort();
+        }
+        tracing::info!(broker = %self.core.config.id, "stopped");
+    }
+}
+
+type Opened = (Arc<Core>, LastRun, mpsc::UnboundedReceiver<IsrProposal>, mpsc::UnboundedReceiver<FollowChange>);
+
+/// The part that needs no network.
+pub(crate) async fn open(config: BrokerConfig, seams: &Seams, disk: &Arc<dyn Disk>) -> Result<Opened, StartError> {
+    let clock = Clock::new(Arc::clone(&seams.clock));
+    let (proposals, proposals_to_carry) = mpsc::unbounded_channel();
+    let (following, to_follow) = mpsc::unbounded_channel();
+    let env = PartitionEnv {
+        me: config.id,
+        clock: clock.clone(),
+        replica_lag_time_max: config.replica_lag_time_max(),
+        proposals,
+        following,
+        unusable: Notify::new(),
+    };
+    let (partitions, last_run) = Partitions::open(&config, disk, Arc::new(env)).await?;
+    Ok((Core::new(config, clock, Arc::new(partitions)), last_run, proposals_to_carry, to_follow))
+}
+
+fn advertised(config: &BrokerConfig, port: u16) -> Endpoint {
+    match &config.advertised {
+        Some((host, 0)) => Endpoint::new(host.clone(), port),
+        Some((host, port)) => Endpoint::new(host.clone(), *port),
+        None => Endpoint::new(config.listen_host.clone(), port),
+    }
+}
+
+fn link_config(config: &BrokerConfig, endpoint: Endpoint, last_run: LastRun) -> LinkConfig {
+    LinkConfig {
+        broker: config.id,
+        controllers: config.controllers.iter().map(|(host, port)| Endpoint::new(host.clone(), *port)).collect(),
+        client_endpoint: endpoint.clone(),
+        internal_endpoint: endpoint,
+        rack: config.rack.clone(),
+        cluster_id: last_run.cluster_id,
+        clean_shutdown: last_run.clean_shutdown,
+    }
+}
+
+fn serve(listener: Box<dyn Listener>, routes: Routes, limits: &Limits, stop: CancellationToken) -> JoinHandle<()> {
+    let connections = guarded(listener, limits.connections_max, Duration::from_millis(limits.handshake_ms));
+    let keepalive = Duration::from_millis(limits.keepalive_ms);
+    let mut server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(keepalive));
+    let router = server.add_routes(with_reflection(routes));
+    tokio::spawn(async move {
+        let stopped = stop.cancelled_owned();
+        if let Err(error) = router.serve_with_incoming_shutdown(connections, stopped).await {
+            tracing::error!(%error, "the server ended");
+        }
+    })
+}
+
+/// Both versions: tools speak the one or the other.
+fn with_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(CLIENT_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
+        // The descriptors are compiled in.
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "no gRPC reflection");
+            routes
+        }
+    }
+}
+
+async fn tell_when_ready(link: ClusterLink, health: HealthReporter, stopping: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stopping.cancelled() => {}
+        unfenced = link.unfenced() => {
+            if unfenced {
+                set_health(&health, ServingStatus::Serving).await;
+            }
+        }
+    }
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in ["", "highwater.v1.Data", "highwater.v1.Metadata", "highwater.v1.Admin"] {
+        health.set_service_status(service, status).await;
+    }
+}

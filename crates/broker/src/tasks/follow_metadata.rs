@@ -1,0 +1,52 @@
+//! Brings the partitions to each image of the cluster, and tells the controllers what they have to know of them.
+//!
+//! **Invariant**: a version is claimed only once all partitions have taken it and what can't be served in it has been said, for
+//! then the controller may let this broker lead.
+
+use std::sync::Arc;
+
+use highwater_storage::run_on;
+
+use crate::cluster::ClusterLink;
+use crate::core::Core;
+use crate::error::Fatal;
+
+pub(super) async fn run(core: Arc<Core>, link: ClusterLink) {
+    let Some((_, cluster_id)) = link.registered().await else { return };
+    if !bind(&core, cluster_id).await {
+        return;
+    }
+    let mut images = link.watch();
+    loop {
+        tokio::select! {
+            biased;
+            step = images.next() => {
+                let Some(step) = step else { return };
+                core.partitions.apply(&step.image, &step.changes).await;
+                report(&core, &link);
+                link.report_log_ends(core.partitions.awaited_log_ends());
+                link.set_applied(step.image.version);
+            }
+            () = core.partitions.unusable_changed().notified() => report(&core, &link),
+        }
+    }
+}
+
+fn report(core: &Core, link: &ClusterLink) {
+    link.set_unusable(core.partitions.unusable());
+    link.set_lost(core.partitions.lost());
+}
+
+/// Before anything is stored for it, the data dirs are this cluster's.
+async fn bind(core: &Arc<Core>, cluster_id: String) -> bool {
+    let Some(disk) = core.partitions.data_dirs().next().map(|dir| Arc::clone(dir.disk())) else { return false };
+    let partitions = Arc::clone(&core.partitions);
+    let bound = run_on(&*disk, move || partitions.bind_cluster(&cluster_id)).await;
+    let why = match bound {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    core.end_with(Fatal::ForeignCluster(why));
+    false
+}
