@@ -20,7 +20,7 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(3);
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Follows the cluster's metadata until every reader of `image` is gone. `failures` keeps the last error of each
+/// Follows the cluster's metadata until it is aborted. `failures` keeps the last error of each
 /// address tried.
 pub(crate) async fn follow(
     seams: Seams,
@@ -39,12 +39,7 @@ pub(crate) async fn follow(
                 apply(&image, &first);
                 failed_in_a_row = 0;
                 loop {
-                    let next = tokio::select! {
-                        biased;
-                        () = image.closed() => return,
-                        next = stream.message() => next,
-                    };
-                    match next {
+                    match stream.message().await {
                         Ok(Some(update)) => apply(&image, &update),
                         Ok(None) => break,
                         Err(status) => {
@@ -66,11 +61,7 @@ pub(crate) async fn follow(
         // Every address once without a pause, then slower with each round.
         let round = failed_in_a_row / addresses.len().max(1) as u32;
         let pause = if round == 0 { Duration::ZERO } else { RETRY_WAIT * 2u32.saturating_pow(round - 1).min(64) };
-        tokio::select! {
-            biased;
-            () = image.closed() => return,
-            () = sleep(pause.min(RETRY_WAIT_MAX).max(Duration::from_millis(1))) => {}
-        }
+        sleep(pause.min(RETRY_WAIT_MAX).max(Duration::from_millis(1))).await;
     }
 }
 
