@@ -79,6 +79,9 @@ pub struct Follower {
 
 impl Follower {
     /// `high_watermark`: as this replica knew it before.
+    ///
+    /// Before it, the caller truncates the log to its own end: an epoch that this replica led without writing is gone then
+    /// (T3). What the new leader sends next may be older.
     pub fn new(me: BrokerId, view: &PartitionView, log: LogEnds, high_watermark: Offset) -> Self {
         Self { me, view: view.clone(), high_watermark: high_watermark.clamp(log.start, log.end) }
     }

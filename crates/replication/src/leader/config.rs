@@ -15,7 +15,7 @@ pub struct LeaderConfig {
     pub lag_time_max: Duration,
     /// Pause after a proposal that was refused or got no answer.
     pub proposal_backoff: Duration,
-    /// How long after a proposal without an answer it may still be carried out: longer than the call's deadline.
+    /// How long after a proposal was given up it may still reach the controller: longer than the call's deadline.
     pub proposal_lifetime: Duration,
 }
 

@@ -4,8 +4,12 @@
 //! epoch, or a refusal says for certain that nothing happened, its members count as in sync (TRAPS T11, KIP-497). An
 //! acceptance is not applied either: the new ISR comes with the metadata, together with the configuration that it was
 //! decided with (T16).
+//!
+//! A proposal without an answer is no matter of waiting: it may have been carried out, and the metadata that says so may be
+//! late for ever if this leader is cut off and replaced. Its members count until the controller, asked again once the first
+//! attempt can't be on its way any more, answers that the partition epoch is still the old one.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, PartitionEpoch};
@@ -36,7 +40,7 @@ pub struct Proposal {
 pub enum ProposalOutcome {
     /// Carried out; the metadata will show it at this partition epoch.
     Accepted { partition_epoch: PartitionEpoch },
-    /// Refused: the controller changed nothing, and the same knowledge would be refused again.
+    /// The controller compared the epochs, found them to be its own, and changed nothing.
     Refused,
     /// The controller has moved on (partition epoch, leader epoch or leader): newer metadata is on its way.
     Stale,
@@ -52,12 +56,8 @@ pub const fn isr_error_outcome(code: ErrorCode) -> ProposalOutcome {
         | ErrorCode::InvalidUpdateVersion
         | ErrorCode::UnknownTopicId
         | ErrorCode::UnknownPartition => ProposalOutcome::Stale,
-        ErrorCode::IneligibleReplica
-        | ErrorCode::InvalidRequest
-        | ErrorCode::UnknownLeaderEpoch
-        | ErrorCode::StaleBrokerEpoch
-        | ErrorCode::NotController
-        | ErrorCode::Throttled => ProposalOutcome::Refused,
+        // Both are said after the epochs were compared.
+        ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest => ProposalOutcome::Refused,
         _ => ProposalOutcome::Unknown,
     }
 }
@@ -66,7 +66,11 @@ pub const fn isr_error_outcome(code: ErrorCode) -> ProposalOutcome {
 enum Slot {
     #[default]
     Free,
-    InFlight(PartitionEpoch, Vec<BrokerId>),
+    InFlight {
+        proposed_at: PartitionEpoch,
+        sent: Duration,
+        members: Vec<BrokerId>,
+    },
     /// The controller's partition epoch is beyond ours: only metadata helps.
     AwaitsMetadata(Vec<BrokerId>),
 }
@@ -74,26 +78,26 @@ enum Slot {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ProposalSlot {
     slot: Slot,
-    /// Members of proposals of the present partition epoch that got no answer, and until when these may yet be carried out.
-    uncertain: BTreeMap<BrokerId, Duration>,
+    /// Members of proposals of the present partition epoch that got no answer.
+    uncertain: BTreeSet<BrokerId>,
+    /// Until when these may yet be on their way: what is asked after it, and answered, settles them.
+    uncertain_until: Duration,
     not_before: Duration,
 }
 
 impl ProposalSlot {
     /// Whether some proposal, answered or not, may have put the broker into the ISR.
-    pub(super) fn may_have_added(&self, broker: BrokerId, now: Duration) -> bool {
+    pub(super) fn may_have_added(&self, broker: BrokerId) -> bool {
         let in_slot = match &self.slot {
             Slot::Free => false,
-            Slot::InFlight(_, members) | Slot::AwaitsMetadata(members) => members.contains(&broker),
+            Slot::InFlight { members, .. } | Slot::AwaitsMetadata(members) => members.contains(&broker),
         };
-        in_slot || self.uncertain.get(&broker).is_some_and(|until| now < *until)
+        in_slot || self.uncertain.contains(&broker)
     }
 
     /// What was proposed at an older partition epoch is now either in the view or void (T13).
     pub(super) fn on_newer_view(&mut self) {
-        self.slot = Slot::Free;
-        self.uncertain.clear();
-        self.not_before = Duration::ZERO;
+        *self = Self::default();
     }
 
     pub(super) fn forget_backoff(&mut self) {
@@ -108,25 +112,34 @@ impl ProposalSlot {
         config: &LeaderConfig,
         now: Duration,
     ) {
-        let members = match &mut self.slot {
-            Slot::InFlight(at, members) if *at == proposed_at => std::mem::take(members),
+        let (members, sent) = match &mut self.slot {
+            Slot::InFlight { proposed_at: at, sent, members } if *at == proposed_at => (std::mem::take(members), *sent),
             // The metadata has overtaken this answer (T13).
             _ => return,
         };
         self.slot = Slot::Free;
+        self.not_before = now + config.proposal_backoff;
         match outcome {
-            // It changed nothing: the pause keeps a disagreement from becoming a busy loop.
-            ProposalOutcome::Accepted { partition_epoch } if partition_epoch <= known => {
-                self.not_before = now + config.proposal_backoff;
+            ProposalOutcome::Accepted { partition_epoch } if partition_epoch > known => {
+                self.slot = Slot::AwaitsMetadata(members);
             }
-            ProposalOutcome::Accepted { .. } | ProposalOutcome::Stale => self.slot = Slot::AwaitsMetadata(members),
-            ProposalOutcome::Refused => self.not_before = now + config.proposal_backoff,
+            ProposalOutcome::Stale => self.slot = Slot::AwaitsMetadata(members),
+            // The controller is where the view is. (An acceptance of no change: the pause keeps it from being a busy loop.)
+            ProposalOutcome::Accepted { .. } | ProposalOutcome::Refused => {
+                if sent >= self.uncertain_until {
+                    self.uncertain.clear();
+                }
+            }
             ProposalOutcome::Unknown => {
-                let until = now + config.proposal_lifetime;
-                self.uncertain.extend(members.into_iter().map(|b| (b, until)));
-                self.not_before = now + config.proposal_backoff;
+                self.uncertain.extend(members);
+                self.uncertain_until = now + config.proposal_lifetime;
             }
         }
+    }
+
+    /// Whether it is time to ask what became of proposals without an answer.
+    fn must_ask_again(&self, now: Duration) -> bool {
+        !self.uncertain.is_empty() && now >= self.uncertain_until
     }
 }
 
@@ -142,7 +155,7 @@ impl Leader {
         let joins = |broker: BrokerId| !self.view.isr.contains(&broker) && self.may_join(broker);
         // On the path of every fetch entry: decide first, allocate when there is something to propose.
         let changes = self.view.isr.iter().any(|b| !stays(*b)) || self.followers.keys().any(|b| joins(*b));
-        if !changes && !self.view.recovering {
+        if !changes && !self.view.recovering && !self.slot.must_ask_again(self.now) {
             return None;
         }
         let isr = self.view.isr.iter().copied().filter(|b| stays(*b));
@@ -152,7 +165,7 @@ impl Leader {
         }
         let epoch_of = |b: &BrokerId| self.followers.get(b).map_or(BrokerEpoch::NONE, |p| p.broker_epoch());
         let new_isr = isr.iter().map(|b| IsrMember { broker: *b, broker_epoch: epoch_of(b) }).collect();
-        self.slot.slot = Slot::InFlight(self.view.partition_epoch, isr);
+        self.slot.slot = Slot::InFlight { proposed_at: self.view.partition_epoch, sent: self.now, members: isr };
         Some(Proposal {
             new_isr,
             leader_epoch: self.view.leader_epoch,

@@ -236,7 +236,7 @@ impl Leader {
     pub fn maximal_isr(&self) -> BTreeSet<BrokerId> {
         let mut isr: BTreeSet<BrokerId> = self.view.isr.iter().copied().collect();
         isr.insert(self.me);
-        isr.extend(self.followers.keys().copied().filter(|b| self.slot.may_have_added(*b, self.now)));
+        isr.extend(self.followers.keys().copied().filter(|b| self.slot.may_have_added(*b)));
         isr
     }
     /// Whether `acks=all` may be appended (TRAPS T15).
@@ -312,7 +312,7 @@ impl Leader {
         let mut least = own;
         for (&broker, progress) in &self.followers {
             let counts = self.view.isr.contains(&broker)
-                || self.slot.may_have_added(broker, self.now)
+                || self.slot.may_have_added(broker)
                 || self.is_about_to_join(broker, progress);
             if counts {
                 least = least.min(progress.acknowledged(self.config.durability)?);

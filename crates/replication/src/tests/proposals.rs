@@ -87,18 +87,55 @@ fn t11_a_member_proposed_to_leave_holds_the_high_watermark_until_it_has_left() {
     assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), high_watermark(110));
 }
 
-#[test]
-fn t11_a_proposal_without_an_answer_counts_for_as_long_as_it_may_yet_be_carried_out() {
+/// Broker 3 was proposed, the answer was lost, its stream broke, and broker 2 has all.
+fn with_an_unanswered_proposal() -> Test {
     let mut test = Test::replicated(&[1, 2], 2);
     let _ = test.fetch(3, 100);
     let _ = test.append(110);
     let _ = test.fetch(2, 110);
     let _ = test.leader.on_session_closed(b(3), test.now);
     assert_eq!(test.answer(ProposalOutcome::Unknown), nothing());
-    let lifetime = test.leader.config().proposal_lifetime;
+    test
+}
+
+#[test]
+fn t11_a_proposal_without_an_answer_counts_until_the_controller_says_that_nothing_came_of_it() {
+    for no_change in [ProposalOutcome::Refused, accepted(7)] {
+        let mut test = with_an_unanswered_proposal();
+        let lifetime = test.leader.config().proposal_lifetime;
+        assert_eq!(test.leader.tick(lifetime - ms(1)), nothing(), "it may yet be on its way");
+        // Nothing to change; but there is something to learn.
+        test.at(lifetime);
+        let effects = test.leader.tick(lifetime);
+        assert_eq!((members(&effects), effects.high_watermark), (vec![(1, -1), (2, 12)], None));
+        assert_eq!(test.answer(no_change), high_watermark(110));
+    }
+}
+
+#[test]
+fn t11_no_time_ends_the_uncertainty_about_a_proposal_while_nobody_answers() {
+    // It was carried out, and this leader is cut off: another one, broker 3, may lead by now.
+    let mut test = with_an_unanswered_proposal();
+    for seconds in 1..1000 {
+        let effects = test.at(Duration::from_secs(seconds)).leader.tick(Duration::from_secs(seconds));
+        assert_eq!(effects.high_watermark, None);
+        if effects.propose_isr.is_some() {
+            assert_eq!(test.answer(ProposalOutcome::Unknown), nothing());
+        }
+    }
+}
+
+#[test]
+fn t11_an_answer_to_what_was_asked_too_early_settles_nothing() {
+    let mut test = with_an_unanswered_proposal();
+    // Asked, for another reason, while the first attempt may still arrive after it.
+    let _ = test.at(ms(500)).fetch(3, 110);
     assert!(test.leader.maximal_isr().contains(&b(3)));
-    assert_eq!(test.leader.tick(lifetime - ms(1)).high_watermark, None);
-    assert_eq!(test.leader.tick(lifetime).high_watermark, Some(o(110)));
+    let _ = test.leader.on_session_closed(b(3), test.now);
+    let _ = test.append(120);
+    let _ = test.fetch(2, 120);
+    let effects = test.answer(ProposalOutcome::Refused);
+    assert_eq!(effects.high_watermark, None);
 }
 
 #[test]
@@ -241,4 +278,8 @@ fn errors_of_the_controller_that_leave_the_outcome_open_are_not_taken_for_refusa
     }
     assert_eq!(isr_error_outcome(ErrorCode::InvalidUpdateVersion), ProposalOutcome::Stale);
     assert_eq!(isr_error_outcome(ErrorCode::IneligibleReplica), ProposalOutcome::Refused);
+    // They say nothing of the partition's state.
+    for code in [ErrorCode::NotController, ErrorCode::Throttled, ErrorCode::StaleBrokerEpoch] {
+        assert_eq!(isr_error_outcome(code), ProposalOutcome::Unknown, "{code:?}");
+    }
 }

@@ -121,6 +121,7 @@ impl Node {
                 effects
             }
             Some(_) => {
+                self.truncate(self.log.len());
                 let follower = Follower::new(self.id, view, self.ends(), self.high_watermark);
                 self.high_watermark = follower.high_watermark();
                 self.role = Role::Follower(Box::new(follower));
