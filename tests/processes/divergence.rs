@@ -1,6 +1,7 @@
 //! A leader comes back with records that nobody else has: they go, and everybody agrees again.
 
 use highwater_client::{Acks, PartitionMetadata, ProducerConfig};
+use highwater_testkit::Event;
 use highwater_testkit::history::Rules;
 use highwater_testkit::workload::{Writers, WritersConfig};
 
@@ -51,12 +52,9 @@ async fn t1_records_that_only_a_dead_leader_had_are_truncated_when_it_comes_back
     scene.all_in_sync().await;
     for event in lone.events() {
         // What the lone writers wrote may be there or not; the checker must know it as sent.
-        match event.event {
-            highwater_testkit::Event::Sent { id, topic, checksum } => {
-                scene.history.record(highwater_testkit::Event::Sent { id, topic, checksum });
-                scene.history.record(highwater_testkit::Event::Unknown { id, why: "acks=leader".to_owned() });
-            }
-            _ => {}
+        if let Event::Sent { id, topic, checksum } = event.event {
+            scene.history.record(Event::Sent { id, topic, checksum });
+            scene.history.record(Event::Unknown { id, why: "acks=leader".to_owned() });
         }
     }
     scene.check(&Rules::default()).await;
