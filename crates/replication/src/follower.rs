@@ -132,16 +132,18 @@ impl Follower {
         if response.asked.leader_epoch != self.view.leader_epoch {
             return Vec::new();
         }
-        let mut effects = Vec::with_capacity(3);
-        let mut log = log;
         if let Some(diverging) = response.diverging {
             if !self.still_ends_so(&response.asked, log, epochs) {
                 return Vec::new();
             }
             let effect = self.truncation(diverging, response.log_start_offset, log, epochs);
-            log = self.truncate(effect, log);
-            effects.push(effect);
-        } else if let Some((base, next)) = response.records
+            self.truncate(effect, log);
+            // T4: nothing else of this answer. The log may diverge still (T2), below the leader's high watermark, too.
+            return vec![effect];
+        }
+        let mut effects = Vec::with_capacity(3);
+        let mut log = log;
+        if let Some((base, next)) = response.records
             && base == log.end
             && next > base
         {
@@ -175,7 +177,7 @@ impl Follower {
             | ErrorCode::UnknownPartition => FollowerReaction::WaitForMetadata,
             ErrorCode::OffsetOutOfRange => match error.valid_offsets {
                 Some((start, _)) if self.still_ends_so(&error.asked, log, epochs) => {
-                    let _ = self.truncate(FollowerEffect::RestartAt(start), log);
+                    self.truncate(FollowerEffect::RestartAt(start), log);
                     FollowerReaction::RestartAt(start)
                 }
                 _ => FollowerReaction::RetryLater,
@@ -213,19 +215,14 @@ impl Follower {
         }
     }
 
-    fn truncate(&mut self, effect: FollowerEffect, mut log: LogEnds) -> LogEnds {
+    /// The high watermark goes with the log.
+    fn truncate(&mut self, effect: FollowerEffect, log: LogEnds) {
         match effect {
             FollowerEffect::TruncateTo(offset) => {
-                log.end = offset.min(log.end);
-                self.high_watermark = self.high_watermark.min(log.end);
+                self.high_watermark = self.high_watermark.min(offset.min(log.end));
             }
-            FollowerEffect::RestartAt(offset) => {
-                (log.start, log.end) = (offset, offset);
-                self.high_watermark = offset;
-            }
+            FollowerEffect::RestartAt(offset) => self.high_watermark = offset,
             _ => {}
         }
-        log.durable = log.durable.min(log.end);
-        log
     }
 }

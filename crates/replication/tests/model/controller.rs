@@ -97,7 +97,8 @@ impl Controller {
     /// `Accepted` with a newer partition epoch: it is carried out.
     pub fn alter(&mut self, from: BrokerId, from_epoch: BrokerEpoch, proposal: &Proposal) -> ProposalOutcome {
         if self.epoch_of(from) != from_epoch {
-            return ProposalOutcome::Refused;
+            // `StaleBrokerEpoch`, which says nothing of the partition.
+            return ProposalOutcome::Unknown;
         }
         let view = &self.view;
         if view.leader != Some(from)
