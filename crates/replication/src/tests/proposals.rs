@@ -40,6 +40,40 @@ fn t9_joining_needs_the_high_watermark_and_the_start_of_this_epoch() {
 }
 
 #[test]
+fn t9_having_kept_up_until_a_moment_ago_does_not_stand_for_the_high_watermark_or_the_epoch() {
+    // Broker 3 was in the ISR when this leader began, and was fenced.
+    let fenced = || {
+        let mut test = Test::replicated(&[1, 2, 3], 2);
+        let _ = test.on_view(&view(&[1, 2], 8), &[1, 2]);
+        test
+    };
+    let mut test = fenced();
+    let _ = test.fetch(3, 85);
+    assert_eq!(test.on_view(&view(&[1, 2], 9), &[1, 2, 3]).propose_isr, None, "before the epoch's start");
+
+    let mut test = fenced();
+    let _ = test.fetch(3, 100);
+    let _ = test.append(120);
+    assert_eq!(test.fetch(2, 120), high_watermark(120), "nobody waits for a fenced replica");
+    assert_eq!(test.on_view(&view(&[1, 2], 9), &[1, 2, 3]).propose_isr, None, "before the high watermark");
+}
+
+#[test]
+fn t8_a_new_incarnation_has_not_kept_up_because_the_old_one_did() {
+    let mut test = Test::replicated(&[1], 2);
+    let _ = test.fetch(2, 100);
+    let _ = test.answer(ProposalOutcome::Refused);
+    let _ = test.at(ms(500)).append(5_000);
+    let mut restarted = alive(&[1, 2, 3]).as_ref().clone();
+    restarted.insert(b(2), BrokerEpoch::new(40));
+    let config = *test.leader.config();
+    let _ = test.leader.on_view(&view(&[1], 8), config, &restarted.into(), test.now);
+    // Frozen high watermark: 80. The incarnation before had all but what was appended a moment ago.
+    let entry = FollowerFetch { broker_epoch: BrokerEpoch::new(40), ..Test::entry(2, 100, 100) };
+    assert_eq!(test.try_fetch(&entry).unwrap().effects, nothing());
+}
+
+#[test]
 fn t9_under_durability_sync_joining_needs_it_on_disk() {
     let mut test = Test::new(&[1, 2], 2, Durability::Sync);
     assert_eq!(test.try_fetch(&Test::entry(3, 100, 99)).unwrap().effects, nothing());

@@ -2,6 +2,8 @@
 //! that lose what was not synced, clean stops, fencing, changes of `min.insync.replicas`, and metadata that arrives late.
 //! After each event every invariant must hold; at the end, with everything up again, the partition must heal.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod controller;
 mod events;
 mod invariants;
