@@ -78,8 +78,12 @@ pub(crate) struct CheckpointFile {
     synced_slot: usize,
     /// The greatest recovery point that a slot on the disk may have.
     claimed: Offset,
+    /// The other slot was written to since.
+    is_newer_unsynced: bool,
     /// A sync of the file runs: what it covers must stay as it is until it ends.
     syncing: bool,
+    /// What it covers is newer than the synced slot.
+    covers_newer: bool,
     /// Written while a sync ran; goes to the file when it ends.
     waiting: bool,
 }
@@ -100,7 +104,17 @@ impl CheckpointFile {
             }
         }
         let claimed = latest.recovery_point;
-        let this = Self { file, sequence, latest, synced_slot, claimed, syncing: false, waiting: false };
+        let this = Self {
+            file,
+            sequence,
+            latest,
+            synced_slot,
+            claimed,
+            is_newer_unsynced: false,
+            syncing: false,
+            covers_newer: false,
+            waiting: false,
+        };
         Ok((this, found.map(|(_, _, checkpoint)| checkpoint)))
     }
 
@@ -146,24 +160,26 @@ impl CheckpointFile {
         self.sequence += 1;
         let slot = self.latest.encode(self.sequence);
         self.file.write_at(SLOT_POSITIONS[1 - self.synced_slot], &[IoSlice::new(&slot)])?;
-        self.waiting = false;
+        (self.waiting, self.is_newer_unsynced) = (false, true);
         Ok(())
+    }
+
+    fn newer_is_synced(&mut self) {
+        self.synced_slot = 1 - self.synced_slot;
+        self.is_newer_unsynced = false;
     }
 
     /// A sync of [`Self::file`] begins.
     pub(crate) fn sync_begins(&mut self) {
-        self.syncing = true;
+        (self.syncing, self.covers_newer) = (true, self.is_newer_unsynced);
     }
 
     /// That sync has succeeded.
     pub(crate) fn sync_ended(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.syncing) {
-            self.synced_slot = 1 - self.synced_slot;
-            if self.waiting {
-                return self.put();
-            }
+        if std::mem::take(&mut self.syncing) && self.covers_newer {
+            self.newer_is_synced();
         }
-        Ok(())
+        if self.waiting { self.put() } else { Ok(()) }
     }
 
     /// Writes and syncs, blocking. If a sync runs beside it, it covers the same slot.
@@ -171,8 +187,10 @@ impl CheckpointFile {
         self.latest = checkpoint;
         self.put()?;
         self.file.sync_blocking()?;
-        if !self.syncing {
-            self.synced_slot = 1 - self.synced_slot;
+        if self.syncing {
+            self.covers_newer = true;
+        } else {
+            self.newer_is_synced();
         }
         self.claimed = checkpoint.recovery_point;
         Ok(())

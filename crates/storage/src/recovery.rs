@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_record::{BatchHeader, EpochHistory};
-use highwater_types::{Offset, TimestampMs, TopicPartition};
+use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::config::LogConfig;
@@ -53,6 +53,11 @@ struct Recovery<'a> {
     checkpoint: Checkpoint,
     epochs: EpochHistory,
     report: RecoveryReport,
+    /// Of the last batch that was scanned. Above the recovery point an older one is what a truncation had cut off,
+    /// and the disk brought back.
+    latest_epoch: LeaderEpoch,
+    /// Index files that were written and not synced.
+    written: Vec<PathBuf>,
 }
 
 /// A segment as recovery goes through it.
@@ -83,8 +88,16 @@ pub(crate) fn recover(
         // New, or both slots are damaged: then nothing is known as synced, and all of it is scanned.
         Checkpoint { start_offset: bases.first().copied().unwrap_or_default(), ..Checkpoint::default() }
     });
-    let mut recovery =
-        Recovery { disk, dir, config, checkpoint, epochs: replayed.history, report: RecoveryReport::default() };
+    let mut recovery = Recovery {
+        disk,
+        dir,
+        config,
+        checkpoint,
+        epochs: replayed.history,
+        report: RecoveryReport::default(),
+        latest_epoch: LeaderEpoch::NONE,
+        written: Vec::new(),
+    };
     recovery.report.created = found.is_none() && bases.is_empty();
     recovery.report.recovery_point = checkpoint.recovery_point;
 
@@ -118,6 +131,7 @@ pub(crate) fn recover(
         epoch_file,
         checkpoint: checkpoint_file,
         damage: recovery.report.damage.clone(),
+        written: recovery.written,
     };
     let report = recovery.report;
     if report.cut_bytes > 0 || !report.damage.is_empty() {
@@ -139,8 +153,9 @@ fn check_partition(disk: &dyn Disk, dir: &Path, partition: TopicPartition) -> Re
     if found == expected.as_bytes() {
         return Ok(());
     }
-    // A crash right after creation can leave less of it, or nothing.
-    if expected.as_bytes().starts_with(&found) || found.iter().all(|byte| *byte == 0) {
+    // A crash right after creation can leave parts of it, with zeroes between.
+    let is_part = |(found, expected): (&u8, u8)| *found == 0 || *found == expected;
+    if found.len() <= expected.len() && found.iter().zip(expected.bytes()).all(is_part) {
         let file = disk.open(&path, OpenMode::Create).map_err(io)?;
         return file.write_at(0, &[IoSlice::new(expected.as_bytes())]).map_err(io);
     }
@@ -242,6 +257,10 @@ impl Recovery<'_> {
             self.bridge(&mut parts, end, recovery_point)?;
             parts.push(self.empty_part(recovery_point)?);
         }
+        // What a log that started anew had no time to remove.
+        while parts.len() > 1 && parts[0].end <= start {
+            remove_files(self.disk, &parts.remove(0).segment.paths())?;
+        }
         if parts.is_empty() {
             parts.push(self.empty_part(start)?);
         }
@@ -284,14 +303,30 @@ impl Recovery<'_> {
         // Below the recovery point a segment ends at the next one's base, whatever its file says.
         let synced_end = next_base.filter(|next| *next <= recovery_point);
         let interval = self.config.index_interval_bytes;
-        let mut scanner = Scanner::new(&*file, position, offset, len);
+        let mut scanner = Scanner::new(&*file, position, offset, len).until(synced_end);
+        if let Some(synced_end) = synced_end {
+            // Headers will do, unless they don't add up.
+            let mut headers = Scanner::new(&*file, position, offset, len).until(Some(synced_end)).headers_only();
+            while let Found::Batch { .. } = headers.next()? {}
+            if (headers.position(), headers.expected()) == (len, synced_end) {
+                scanner = scanner.headers_only();
+            }
+        }
         loop {
-            scanner.set_check_crc(synced_end.is_none());
-            match scanner.next()? {
+            let found = match scanner.peek()? {
+                Found::Batch { header, .. }
+                    if header.base_offset >= recovery_point && header.leader_epoch < self.latest_epoch =>
+                {
+                    Found::Bad(Fault::Epoch { latest: self.latest_epoch, found: header.leader_epoch })
+                }
+                _ => scanner.next()?,
+            };
+            match found {
                 Found::Batch { header, position } => {
+                    self.latest_epoch = header.leader_epoch;
                     index.add(segment.base, &header, position, interval);
                     self.report.scanned_bytes += header.total_len() as u64;
-                    if header.base_offset >= recovery_point {
+                    if header.next_offset() > recovery_point {
                         learn_epoch(&mut self.epochs, &header);
                     }
                 }
@@ -373,20 +408,28 @@ impl Recovery<'_> {
         };
         let mut sealed = VecDeque::new();
         for mut part in parts {
-            let segment = part.segment;
-            part.index.seal(segment.base, part.end);
-            let (offsets, times) = (segment.path(index::EXTENSION), segment.path(time_index::EXTENSION));
-            if index::OffsetIndex::load(self.disk, &offsets, part.len)? != part.index.offsets {
-                part.index.offsets.save(self.disk, &offsets, 0)?;
-            }
-            if time_index::TimeIndex::load(self.disk, &times)? != part.index.times {
-                part.index.times.save(self.disk, &times, 0)?;
-            }
+            part.index.seal(part.segment.base, part.end);
+            self.save_changed(&part)?;
             let max_timestamp = part.index.max_timestamp.unwrap_or(TimestampMs::NONE);
-            sealed.push_back(Sealed { segment, end: part.end, len: part.len, max_timestamp });
+            sealed.push_back(Sealed { segment: part.segment, end: part.end, len: part.len, max_timestamp });
         }
+        self.save_changed(&last)?;
         let file = self.disk.open(&last.segment.log_path(), OpenMode::ReadWrite)?;
         Ok((sealed, Active::resume(last.segment, file, last.end, last.len, last.index)))
+    }
+
+    /// Writes the index files of a segment that hold anything else than they should.
+    fn save_changed(&mut self, part: &Part) -> io::Result<()> {
+        let [_, offsets, times] = part.segment.paths();
+        if index::OffsetIndex::load(self.disk, &offsets, u64::MAX)? != part.index.offsets {
+            part.index.offsets.save(self.disk, &offsets, 0)?;
+            self.written.push(offsets);
+        }
+        if time_index::TimeIndex::load(self.disk, &times)? != part.index.times {
+            part.index.times.save(self.disk, &times, 0)?;
+            self.written.push(times);
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use highwater_record::{Batch, BatchHeader, HEADER_LEN};
-use highwater_types::Offset;
+use highwater_types::{LeaderEpoch, Offset};
 
 use crate::disk::DiskFile;
 
@@ -21,6 +21,10 @@ pub enum Fault {
     Header(String),
     #[error("the batch has base offset {found}, not {expected}")]
     Offset { expected: Offset, found: Offset },
+    #[error("the batch goes on to offset {found}, beyond the segment's end at {limit}")]
+    Past { limit: Offset, found: Offset },
+    #[error("the batch has leader epoch {found}, older than {latest} before it")]
+    Epoch { latest: LeaderEpoch, found: LeaderEpoch },
     #[error("the batch's CRC-32C is wrong")]
     Crc,
 }
@@ -46,6 +50,8 @@ pub(crate) struct Scanner<'a> {
     end: u64,
     /// The base offset that the next batch must have.
     expected: Offset,
+    /// Where the segment's offsets end, if that is known.
+    limit: Option<Offset>,
     check_crc: bool,
     buffer: Bytes,
     buffer_start: u64,
@@ -54,7 +60,7 @@ pub(crate) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     /// From the batch with base offset `expected` at `position`, in the first `end` bytes of `file`.
     pub(crate) fn new(file: &'a dyn DiskFile, position: u64, expected: Offset, end: u64) -> Self {
-        Self { file, position, end, expected, check_crc: true, buffer: Bytes::new(), buffer_start: 0 }
+        Self { file, position, end, expected, limit: None, check_crc: true, buffer: Bytes::new(), buffer_start: 0 }
     }
 
     /// Looks at headers only, and does not read what is between them if that is long.
@@ -63,8 +69,10 @@ impl<'a> Scanner<'a> {
         self
     }
 
-    pub(crate) fn set_check_crc(&mut self, check: bool) {
-        self.check_crc = check;
+    /// The segment ends at offset `limit`: no batch goes past it, and the last one ends there.
+    pub(crate) fn until(mut self, limit: Option<Offset>) -> Self {
+        self.limit = limit;
+        self
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -113,6 +121,9 @@ impl<'a> Scanner<'a> {
         if header.base_offset != self.expected {
             return Ok(Found::Bad(Fault::Offset { expected: self.expected, found: header.base_offset }));
         }
+        if let Some(limit) = self.limit.filter(|limit| header.next_offset() > *limit) {
+            return Ok(Found::Bad(Fault::Past { limit, found: header.next_offset() }));
+        }
         if header.total_len() as u64 > self.end - self.position {
             return Ok(Found::Bad(Fault::Cut));
         }
@@ -140,8 +151,8 @@ impl<'a> Scanner<'a> {
         self.bytes(position, header.total_len())
     }
 
-    /// After a fault: the next position that has a good batch (CRC and all) with a base offset from the expected one
-    /// up to `high`, and that offset.
+    /// After a fault: the next position that has a good batch with a base offset from the expected one up to `high`,
+    /// and that offset. Since a CRC does not cover the base offset, what follows the batch must bear it out.
     pub(crate) fn resync(&mut self, high: Offset) -> io::Result<Option<(u64, Offset)>> {
         let mut position = self.position + 1;
         while position + HEADER_LEN as u64 <= self.end {
@@ -165,13 +176,26 @@ impl<'a> Scanner<'a> {
                     Err(_) => continue,
                 };
                 let whole = self.file.read_at(at, header.total_len())?;
-                if Batch::from_bytes(whole.into()).is_ok() {
+                if Batch::from_bytes(whole.into()).is_ok() && self.is_borne_out(at, &header)? {
                     return Ok(Some((at, header.base_offset)));
                 }
             }
             position += (block.len() - HEADER_LEN + 1) as u64;
         }
         Ok(None)
+    }
+}
+
+impl Scanner<'_> {
+    /// Whether the batch at `position` is followed by one that continues its offsets, or ends the segment.
+    fn is_borne_out(&self, position: u64, header: &BatchHeader) -> io::Result<bool> {
+        let next = position + header.total_len() as u64;
+        if next >= self.end {
+            return Ok(self.limit.is_none_or(|limit| limit == header.next_offset()));
+        }
+        // Its base offset is the first field of a batch. The rest of what follows may be damaged too.
+        let follows = self.file.read_at(next, 8)?;
+        Ok(follows == header.next_offset().get().to_be_bytes())
     }
 }
 

@@ -8,11 +8,12 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use highwater_record::BatchHeader;
+use highwater_record::{Batch, BatchHeader};
 use highwater_types::{Offset, TimestampMs};
 
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{self, Disk, DiskFile, OpenMode};
 use crate::index::{self, OffsetEntry, OffsetIndex};
+use crate::log::remove_files;
 use crate::scan::{Found, Scanner};
 use crate::time_index::{self, TimeEntry, TimeIndex};
 
@@ -252,11 +253,26 @@ impl Active {
     }
 
     /// Cuts it to the batch boundary `position`, where `end` is the next offset.
-    pub(crate) fn truncate(&mut self, end: Offset, position: u64) -> io::Result<()> {
-        self.file.truncate(position)?;
+    pub(crate) fn truncate(&mut self, disk: &dyn Disk, end: Offset, position: u64) -> io::Result<()> {
+        self.truncate_file(position)?;
         self.index.truncate(self.base(), end, position);
-        self.saved = (self.saved.0.min(self.index.offsets.len()), self.saved.1.min(self.index.times.len()));
-        (self.end, self.len, self.allocated) = (end, position, position);
+        (self.end, self.len) = (end, position);
+        // Nothing of what was cut off stays in the index files.
+        self.saved = (0, 0);
+        let [_, offsets, times] = self.segment.paths();
+        let saved = self.index.offsets.save(disk, &offsets, 0).and_then(|()| self.index.times.save(disk, &times, 0));
+        match saved {
+            Ok(()) => self.saved = (self.index.offsets.len(), self.index.times.len()),
+            Err(error) if disk::is_disk_full(&error) => remove_files(disk, &[offsets, times])?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Cuts off bytes that belong to no batch, and what was reserved.
+    pub(crate) fn truncate_file(&mut self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)?;
+        self.allocated = len;
         self.allocate_next = ALLOCATE_FIRST;
         Ok(())
     }
@@ -277,34 +293,55 @@ impl Active {
     }
 }
 
-/// Finds the batch that holds `offset` among the `len` bytes of a segment, starting the walk at the best of what the
-/// indexes say, and not believing them: an index entry that does not hold costs a longer walk. Returns its base offset
-/// and position; a fault on the way is skipped if good batches follow at or before `offset`.
+/// Where a batch was found, or where what was looked for is missing: a base offset and a position.
+pub(crate) type Place = (Offset, u64);
+
+/// Finds the batch that holds `offset` among the `len` bytes of a segment that ends at `end`. Starts the walk at the
+/// first of `candidates` that holds, and does not believe them: a wrong index entry costs a longer walk. Goes by headers;
+/// only if they don't add up, by CRCs too, past what is damaged. `Err` is where the damage starts that has `offset`.
 pub(crate) fn locate(
     file: &dyn DiskFile,
-    base: Offset,
+    (base, end): (Offset, Offset),
     len: u64,
-    candidates: &[(Offset, u64)],
+    candidates: &[Place],
     offset: Offset,
-) -> io::Result<Result<(Offset, u64), (Offset, u64)>> {
+) -> io::Result<Result<Place, Place>> {
+    let scan = |(offset, position): Place| Scanner::new(file, position, offset, len).until(Some(end));
     let mut start = (base, 0);
-    for &(candidate, position) in candidates {
-        let mut scanner = Scanner::new(file, position, candidate, len).headers_only();
-        if candidate <= offset && position < len && matches!(scanner.peek()?, Found::Batch { .. }) {
-            start = (candidate, position);
+    for &candidate in candidates {
+        if candidate.0 <= offset
+            && candidate.1 < len
+            && matches!(scan(candidate).headers_only().peek()?, Found::Batch { .. })
+        {
+            start = candidate;
             break;
         }
     }
-    let mut scanner = Scanner::new(file, start.1, start.0, len).headers_only();
+    let mut scanner = scan(start).headers_only();
     loop {
-        let (expected, position) = (scanner.expected(), scanner.position());
+        let place = (scanner.expected(), scanner.position());
         match scanner.next()? {
-            Found::Batch { header, .. } if header.next_offset() > offset => return Ok(Ok((expected, position))),
+            Found::Batch { header, .. } if header.next_offset() <= offset => {}
+            // That a batch reaches to the offset is said by its header alone, unless it starts there.
+            Found::Batch { header, .. } => {
+                if place.0 == offset || Batch::from_bytes(scanner.batch_bytes(place.1, &header)?).is_ok() {
+                    return Ok(Ok(place));
+                }
+                break;
+            }
+            Found::End | Found::Bad(_) => break,
+        }
+    }
+    let mut scanner = scan(start);
+    loop {
+        let place = (scanner.expected(), scanner.position());
+        match scanner.next()? {
+            Found::Batch { header, .. } if header.next_offset() > offset => return Ok(Ok(place)),
             Found::Batch { .. } => {}
-            Found::End => return Ok(Err((expected, position))),
+            Found::End => return Ok(Err(place)),
             Found::Bad(_) => match scanner.resync(offset)? {
-                Some((at, found)) => scanner.jump(at, found),
-                None => return Ok(Err((expected, position))),
+                Some((position, offset)) => scanner.jump(position, offset),
+                None => return Ok(Err(place)),
             },
         }
     }

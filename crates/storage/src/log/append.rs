@@ -158,7 +158,7 @@ impl Log {
             return self.fail_append(error);
         }
         // The epochs of the append stay assigned: they start at the log's end, which is where they will start.
-        match self.active.truncate(self.active.end, self.active.len) {
+        match self.active.truncate_file(self.active.len) {
             Ok(()) => AppendError::DiskFull,
             Err(error) => self.fail_append(error),
         }

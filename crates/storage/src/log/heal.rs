@@ -80,22 +80,29 @@ impl HealJob {
         let segment = &self.sealed.segment;
         let file = self.disk.open(&segment.log_path(), OpenMode::ReadWrite).map_err(io)?;
         let place = self.place(&*file).map_err(io)?;
-        let end = self.check(batches, &place)?;
+        let batches = self.check(batches, &place)?;
+        let end = batches.last().map_or(place.first, |batch| batch.header().next_offset());
         let size: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
         let room = place.end - place.start;
         let whole = end == place.end_offset;
+        // Short of the whole, what follows stays where it is: the same bytes as the leader's, damaged or not.
         let fits = if whole { size == room } else { size < room };
 
         let mut changed = None;
         if place.is_tail || fits {
-            let new_len = if place.is_tail { place.start + size } else { self.sealed.len };
+            let written_to = place.start + size;
+            let new_len = match (place.is_tail, whole) {
+                (true, true) => written_to,
+                (true, false) => written_to.max(self.sealed.len),
+                (false, _) => self.sealed.len,
+            };
             self.while_allowed(|| {
                 write_batches(&*file, place.start, batches)?;
                 if place.is_tail { file.truncate(new_len) } else { Ok(()) }
             })
             .map_err(io)?;
             file.sync_blocking().map_err(io)?;
-            if place.is_tail {
+            if new_len != self.sealed.len {
                 changed = Some(self.index(segment.clone(), &*file, new_len).map_err(io)?);
             }
         } else {
@@ -114,35 +121,36 @@ impl HealJob {
         let Sealed { segment, len, end, .. } = &self.sealed;
         let index = OffsetIndex::load(&*self.disk, &segment.path(index::EXTENSION), *len)?;
         let candidate = index.floor(segment.base, self.range.start);
-        let found = locate(file, segment.base, *len, &[candidate], self.range.start)?;
+        let found = locate(file, (segment.base, *end), *len, &[candidate], self.range.start)?;
         let (first, start) = found.unwrap_or_else(|stop| stop);
-        let mut scanner = Scanner::new(file, start, first, *len);
+        let mut scanner = Scanner::new(file, start, first, *len).until(Some(*end));
         Ok(match scanner.resync(self.range.end.min(*end))? {
             Some((position, offset)) => Place { start, end: position, first, end_offset: offset, is_tail: false },
             None => Place { start, end: *len, first, end_offset: *end, is_tail: true },
         })
     }
 
-    /// The offset up to which `batches` heal.
-    fn check(&self, batches: &[Batch], place: &Place) -> Result<Offset, HealError> {
+    /// The batches that heal: those up to the next good batch, which may come before the range's end.
+    fn check<'a>(&self, batches: &'a [Batch], place: &Place) -> Result<&'a [Batch], HealError> {
         let range = self.range;
-        let mut expected = place.first;
-        for header in batches.iter().map(Batch::header) {
+        let (mut expected, mut count) = (place.first, 0);
+        for header in batches.iter().map(Batch::header).take_while(|header| header.base_offset < place.end_offset) {
             if header.base_offset != expected {
                 return Err(HealError::OffsetGap { range, expected, found: header.base_offset });
             }
             if let Some(known) = self.epochs.epoch_at(expected).filter(|known| *known != header.leader_epoch) {
                 return Err(HealError::OtherEpoch { offset: expected, found: header.leader_epoch, known });
             }
-            expected = header.next_offset();
+            (expected, count) = (header.next_offset(), count + 1);
         }
-        if batches.is_empty() {
-            return Err(HealError::Nothing(range));
+        match (batches.first(), count) {
+            (None, _) => Err(HealError::Nothing(range)),
+            (Some(first), 0) => {
+                Err(HealError::OffsetGap { range, expected: place.first, found: first.header().base_offset })
+            }
+            _ if expected > place.end_offset => Err(HealError::TooFar { range, end: expected }),
+            _ => Ok(&batches[..count]),
         }
-        if expected > place.end_offset {
-            return Err(HealError::TooFar { range, end: expected });
-        }
-        Ok(expected)
     }
 
     /// The segment anew: what is before the damage, the batches, and what is after it.
@@ -173,8 +181,12 @@ impl HealJob {
         // What lies behind damage that is still there is not indexed, so it is not known how new it is.
         index.max_timestamp = index.max_timestamp.max(Some(self.sealed.max_timestamp));
         index.seal(segment.base, self.sealed.end);
-        index.offsets.save(&*self.disk, &segment.path(index::EXTENSION), 0)?;
-        index.times.save(&*self.disk, &segment.path(time_index::EXTENSION), 0)?;
+        let (offsets, times) = (segment.path(index::EXTENSION), segment.path(time_index::EXTENSION));
+        index.offsets.save(&*self.disk, &offsets, 0)?;
+        index.times.save(&*self.disk, &times, 0)?;
+        for path in [&offsets, &times] {
+            self.disk.open(path, OpenMode::ReadWrite)?.sync_blocking()?;
+        }
         let max_timestamp = index.max_timestamp.unwrap_or(TimestampMs::NONE);
         Ok(Sealed { segment, end: self.sealed.end, len, max_timestamp })
     }

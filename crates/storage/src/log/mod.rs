@@ -70,6 +70,8 @@ pub struct Log {
     cache: Cache,
     damage: Vec<DamagedRange>,
     unsynced: Unsynced,
+    /// The names of its folder, and of the files that every log has, are known to be on the disk.
+    is_named: bool,
     /// A sync job is out: the least offset that the log was cut to since it began.
     syncing: Option<Offset>,
     condemned: Condemned,
@@ -89,6 +91,8 @@ pub(crate) struct Recovered {
     pub(crate) epoch_file: EpochFile,
     pub(crate) checkpoint: CheckpointFile,
     pub(crate) damage: Vec<DamagedRange>,
+    /// Index files that are to be synced.
+    pub(crate) written: Vec<PathBuf>,
 }
 
 impl Log {
@@ -121,6 +125,7 @@ impl Log {
             checkpoint: recovered.checkpoint,
             damage: recovered.damage,
             unsynced: Unsynced::default(),
+            is_named: report.clean,
             syncing: None,
             condemned: Condemned::default(),
             healing: None,
@@ -130,7 +135,7 @@ impl Log {
             log.active.since = Some(now);
         }
         if !report.clean {
-            log.unsynced_after_recovery();
+            log.unsynced_after_recovery(recovered.written);
         }
         Ok((log, report))
     }

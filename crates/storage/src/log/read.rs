@@ -106,7 +106,7 @@ impl FileRead {
             }
             None => {}
         }
-        match locate(file, self.segment.base, self.len, &candidates, self.from)? {
+        match locate(file, (self.segment.base, self.end), self.len, &candidates, self.from)? {
             Ok(found) => Ok(Ok(found)),
             Err((expected, position)) => Ok(Err(self.damage(file, expected, position)?)),
         }
@@ -130,7 +130,7 @@ impl FileRead {
 
     /// How far the damage goes that starts at `expected`.
     fn damage(&self, file: &dyn DiskFile, expected: Offset, position: u64) -> io::Result<ReadError> {
-        let mut scanner = Scanner::new(file, position, expected, self.len);
+        let mut scanner = Scanner::new(file, position, expected, self.len).until(Some(self.end));
         let next = scanner.resync(self.end)?.map_or(self.end, |(_, offset)| offset);
         // A batch whose header lies about its epoch only is followed by one that starts after it; a damaged range is
         // never empty.
@@ -208,8 +208,9 @@ fn search(
             offsets.floor(segment.base, times.search_start(segment.base, timestamp).max(first))
         }
     };
-    let start = locate(&*file, segment.base, sealed.len, &[candidate], candidate.0)?.unwrap_or_else(|stop| stop);
-    let mut scanner = Scanner::new(&*file, start.1, start.0, sealed.len).headers_only();
+    let start =
+        locate(&*file, (segment.base, sealed.end), sealed.len, &[candidate], candidate.0)?.unwrap_or_else(|stop| stop);
+    let mut scanner = Scanner::new(&*file, start.1, start.0, sealed.len).until(Some(sealed.end)).headers_only();
     loop {
         let (header, position) = match scanner.next()? {
             Found::Batch { header, position } => (header, position),

@@ -85,6 +85,7 @@ pub struct SyncJob {
     dirs: Vec<PathBuf>,
     end: Offset,
     covers_checkpoint: bool,
+    covers_names: bool,
     condemned: Option<(Condemned, u64)>,
 }
 
@@ -179,6 +180,7 @@ impl Log {
             dirs,
             end: self.end_offset(),
             covers_checkpoint: unsynced.checkpoint,
+            covers_names: unsynced.parent,
             condemned: unsynced.checkpoint.then(|| (self.condemned.clone(), self.condemned.next)),
         })
     }
@@ -188,6 +190,7 @@ impl Log {
         // What was cut off and written again since the job began is not covered by it.
         let cut_to = self.syncing.take().unwrap_or(Offset::ZERO);
         self.durable = self.durable.max(job.end.min(cut_to));
+        self.is_named |= job.covers_names;
         let mut written = if job.covers_checkpoint { self.checkpoint.sync_ended() } else { Ok(()) };
         let state = self.state_to_checkpoint();
         if written.is_ok() && state != *self.checkpoint.latest() {
@@ -208,11 +211,13 @@ impl Log {
     }
 
     /// After an unclean stop: nobody knows which of it the disk has.
-    pub(super) fn unsynced_after_recovery(&mut self) {
+    pub(super) fn unsynced_after_recovery(&mut self, indexes: Vec<PathBuf>) {
         let (dir, parent, checkpoint) = (true, true, true);
-        self.unsynced = Unsynced { active: true, epochs: true, dir, parent, checkpoint, ..Unsynced::default() };
+        self.unsynced =
+            Unsynced { active: true, epochs: true, dir, parent, checkpoint, indexes, ..Unsynced::default() };
         self.unsynced.indexes.push(self.dir.join(TOPIC_ID_FILE));
-        let unsynced: Vec<Sealed> = self.sealed.iter().filter(|sealed| sealed.end > self.durable).cloned().collect();
+        // One that ends at the durable offset may have been sealed since.
+        let unsynced: Vec<Sealed> = self.sealed.iter().filter(|sealed| sealed.end >= self.durable).cloned().collect();
         for sealed in &unsynced {
             match self.disk.open(&sealed.segment.log_path(), OpenMode::ReadWrite) {
                 Ok(file) => self.unsynced.add_sealed(sealed, file),
@@ -236,6 +241,8 @@ impl Log {
         let trimmed = self.active.file.truncate(self.active.len);
         self.io(trimmed)?;
         self.state = State::Closed;
+        let [_, offsets, times] = self.active.segment.paths();
+        self.unsynced.indexes.extend([offsets, times]);
         self.write_checkpoint_to_sync()?;
         self.unsynced.active = true;
         self.sync_now()

@@ -185,9 +185,8 @@ impl Fixture {
         while let Some(damage) = self.log.damage() {
             let job = self.log.begin_heal(damage).unwrap();
             let wanted = job.range();
-            let inside = |batch: &&Batch| {
-                batch.header().base_offset < wanted.end && batch.header().next_offset() > wanted.start
-            };
+            let inside =
+                |batch: &&Batch| batch.header().base_offset < wanted.end && batch.header().next_offset() > wanted.start;
             let batches = source.iter().filter(inside).cloned().collect();
             let healed = block_on(job.run(batches)).unwrap();
             assert!(self.log.finish_heal(healed));

@@ -17,8 +17,11 @@ impl Log {
     /// it goes below the recovery point, that is below the high watermark: after an unclean election.
     pub fn truncate_to(&mut self, offset: Offset) -> Result<(), LogError> {
         self.check_open()?;
-        if offset >= self.end_offset() {
-            return Ok(());
+        let end = self.end_offset();
+        if offset >= end {
+            // Nothing to cut, but for an epoch that left no record: what comes next may be of an older one.
+            let trimmed = self.change_epochs(|epochs| epochs.truncate_from(end), EpochRecord::TruncateFrom(end));
+            return self.io(trimmed);
         }
         if offset < self.start {
             return Err(LogError::OffsetOutOfRange { asked: offset, start: self.start, end: self.end_offset() });
@@ -37,7 +40,7 @@ impl Log {
         let mut loaded = self.io(loaded)?;
         let offsets = loaded.as_ref().map_or(&self.active.index.offsets, |index| &index.offsets);
         let candidate = offsets.floor(target.base(), offset);
-        let found = locate(&*file, target.base(), target.len, &[candidate], offset);
+        let found = locate(&*file, (target.base(), target.end), target.len, &[candidate], offset);
         // In a damaged range the cut is where the damage starts.
         let (end, position) = self.io(found)?.unwrap_or_else(|stop| stop);
         if end < self.start {
@@ -61,20 +64,11 @@ impl Log {
             let removed = self.remove_segment(&active);
             self.io(removed)?;
             self.sealed.pop_back();
-            self.unsynced.files.clear();
-            self.unsynced.indexes.clear();
             let index = loaded.take().unwrap_or_default();
             self.active = Active::resume(target.segment.clone(), file, target.end, target.len, index);
             self.unsynced.dir = true;
-            // Sealed segments before it that were not synced yet are looked after again.
-            let unsynced: Vec<_> = self.sealed.iter().filter(|sealed| sealed.end > self.durable).cloned().collect();
-            for sealed in unsynced {
-                let opened = self.disk.open(&sealed.segment.log_path(), OpenMode::ReadWrite);
-                let opened = self.io(opened)?;
-                self.unsynced.add_sealed(&sealed, opened);
-            }
         }
-        let cut = self.active.truncate(end, position);
+        let cut = self.active.truncate(&*self.disk, end, position);
         self.io(cut)?;
         self.unsynced.active = true;
         self.durable = self.durable.min(end);
@@ -89,14 +83,14 @@ impl Log {
         self.io(trimmed)
     }
 
-    /// Forgets everything and goes on, empty, at `offset`: log start, high watermark and end move there together (T5).
-    /// Blocks on one small fsync; rare.
+    /// Forgets everything and goes on, empty, at `offset`: log start, high watermark and end move there together (T5),
+    /// durably, so that no crash brings an earlier end back. Blocks on small fsyncs; rare.
     pub fn restart_at(&mut self, offset: Offset) -> Result<(), LogError> {
         self.check_open()?;
         self.cancel_heal(Offset::ZERO);
         let state =
             Checkpoint { start_offset: offset, recovery_point: offset, high_watermark: offset, closed_at: None };
-        let written = self.checkpoint.write_durably(state);
+        let written = self.checkpoint.write_durably(state).and_then(|()| self.sync_names());
         self.io(written)?;
         let active = self.segment_at(self.end_offset());
         for sealed in self.sealed.iter().chain(std::iter::once(&active)) {
@@ -107,8 +101,6 @@ impl Log {
         let removed = self.condemned.remove_all(&*self.disk);
         self.io(removed)?;
         self.sealed.clear();
-        self.unsynced.files.clear();
-        self.unsynced.indexes.clear();
         self.cache.clear();
         self.damage.clear();
         let dir: Arc<_> = self.dir.clone();
@@ -125,5 +117,14 @@ impl Log {
             EpochRecord::Clear,
         );
         self.io(cleared)
+    }
+
+    /// The checkpoint is durable only with its name.
+    fn sync_names(&self) -> std::io::Result<()> {
+        if self.is_named {
+            return Ok(());
+        }
+        self.disk.sync_dir_blocking(&self.dir)?;
+        self.dir.parent().map_or(Ok(()), |parent| self.disk.sync_dir_blocking(parent))
     }
 }

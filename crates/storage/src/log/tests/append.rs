@@ -4,8 +4,7 @@ use super::*;
 fn a_leader_stamps_offsets_and_epoch_into_the_same_bytes() {
     let mut f = Fixture::new();
     let (first, second) = (batch(3, 10, 5), batch(2, 10, 9));
-    let appended =
-        f.log.append_leader(&[first.clone(), second], EPOCH, TimestampType::CreateTime, ms(77)).unwrap();
+    let appended = f.log.append_leader(&[first.clone(), second], EPOCH, TimestampType::CreateTime, ms(77)).unwrap();
     assert_eq!((appended.base_offset, appended.end_offset, appended.append_time), (offset(0), offset(5), None));
     let read = f.all();
     assert_eq!(read[1].header().base_offset, offset(3));

@@ -114,8 +114,8 @@ fn finds_the_first_record_as_new_as_a_timestamp() {
         let mut f = Fixture::small();
         // Two records a batch, at 0 and 1, 1000 and 1001, ...
         (0..30).for_each(|index| {
-        f.append(compressed(2, 100, 1000 * index, compression));
-    });
+            f.append(compressed(2, 100, 1000 * index, compression));
+        });
         for round in 0..3 {
             for index in 0..30 {
                 assert_eq!(at(&f, 1000 * index, 60), Some((2 * index, 1000 * index)), "round {round}");

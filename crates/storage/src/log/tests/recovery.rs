@@ -93,8 +93,7 @@ fn epochs_above_the_recovery_point_are_learned_from_the_batches() {
 fn t21_the_folder_of_another_topic_is_refused() {
     let f = Fixture::new();
     let other = TopicPartition::new(TopicId::from_u128(8), PartitionId::new(3));
-    let opened =
-        Log::open(f.hardware.mount(), Path::new(DIR), other, f.config.clone(), OpenLog::default(), ms(0));
+    let opened = Log::open(f.hardware.mount(), Path::new(DIR), other, f.config.clone(), OpenLog::default(), ms(0));
     assert!(matches!(opened.err(), Some(OpenError::WrongPartition { .. })));
 }
 

@@ -74,7 +74,10 @@ fn t5_starting_anew_moves_start_high_watermark_and_end_together() {
         f.commit();
         f.log.restart_at(offset(at)).unwrap();
         let log = &f.log;
-        assert_eq!([log.start_offset(), log.end_offset(), log.checkpointed_hw(), log.durable_offset()], [offset(at); 4]);
+        assert_eq!(
+            [log.start_offset(), log.end_offset(), log.checkpointed_hw(), log.durable_offset()],
+            [offset(at); 4]
+        );
         assert!(log.epochs().is_empty());
         if seed % 2 == 0 {
             f.append_at(batch(2, 10, 0), LeaderEpoch::new(8)).unwrap();
