@@ -14,9 +14,12 @@ pub mod fetch;
 pub mod partition;
 mod partitions;
 pub mod produce;
+mod replication;
 mod server;
 mod services;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 pub use clock::Clock;
 pub use config::{BrokerConfig, Limits};

@@ -171,14 +171,15 @@ impl Partitions {
         }
     }
 
-    /// Brings the partitions to `image`. `changes` is what differs from the one applied before.
-    pub async fn apply(&self, image: &Arc<ClusterImage>, changes: &Changes) {
+    /// Brings the partitions to `image`, from the one applied before.
+    pub async fn apply(&self, image: &Arc<ClusterImage>) {
         let before = self.image();
+        let changes = Changes::between(&before, image);
         let is_first = before.version == MetadataVersion::ZERO;
         let alive: AliveBrokers = Arc::new(image.active_brokers());
         let map = self.all();
         let brokers_changed = !changes.brokers.is_empty();
-        let mut topics: BTreeSet<_> = changes.topics.clone();
+        let mut topics = changes.topics;
         if is_first || brokers_changed {
             // Who may join an ISR has changed for every partition.
             topics.extend(map.keys().map(|tp| tp.topic));

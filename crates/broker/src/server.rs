@@ -30,6 +30,7 @@ use crate::core::Core;
 use crate::error::{Fatal, StartError};
 use crate::partition::{FollowChange, IsrProposal, PartitionEnv};
 use crate::partitions::{LastRun, Partitions};
+use crate::replication::{self, ReplicationService};
 use crate::services::admin::{AdminService, LocalPartitions};
 use crate::services::data::DataService;
 use crate::services::metadata::MetadataService;
@@ -74,13 +75,20 @@ impl Broker {
 
         let tasks = TaskTracker::new();
         tasks::start(&tasks, &core, &link, proposals);
-        drop(following);
+        let (registered, outside) = (link.clone(), link.peers().clone());
+        let outside = Arc::new(replication::Outside {
+            peers: outside,
+            entropy: Arc::clone(&seams.entropy),
+            broker_epoch: Box::new(move || registered.broker_epoch()),
+        });
+        replication::start(&tasks, &core, outside, following);
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
         let local: Arc<dyn LocalPartitions> = core.clone();
         let admin =
             AdminServer::new(AdminService::new(link.clone(), local)).max_decoding_message_size(MESSAGE_SIZE_MAX);
         let routes = Routes::new(DataService::new(core.clone()))
+            .add_service(ReplicationService::new(core.clone(), tasks.clone()))
             .add_service(MetadataServer::new(MetadataService::new(link.clone())))
             .add_service(admin)
             .add_service(health_service);
@@ -195,7 +203,12 @@ fn link_config(config: &BrokerConfig, endpoint: Endpoint, last_run: LastRun) -> 
     }
 }
 
-fn serve(listener: Box<dyn Listener>, routes: Routes, limits: &Limits, stop: CancellationToken) -> JoinHandle<()> {
+pub(crate) fn serve(
+    listener: Box<dyn Listener>,
+    routes: Routes,
+    limits: &Limits,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     let connections = guarded(listener, limits.connections_max, Duration::from_millis(limits.handshake_ms));
     let keepalive = Duration::from_millis(limits.keepalive_ms);
     let mut server = Server::builder()

@@ -62,6 +62,32 @@ impl Partition {
         })
     }
 
+    /// Reads up to the log's end for a follower whose entry was taken before; what it acknowledges is not looked at again.
+    pub fn replica_read(
+        &self,
+        fetch: &FollowerFetch,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<ReplicaRead, PartitionError> {
+        let mut state = self.lock();
+        // T25: a long poll is of its leader epoch.
+        let (leader, log) = state.leading(self.env.me, fetch.leader_epoch)?;
+        let log_end = log.end_offset();
+        let records = match log.read(fetch.fetch_offset, log_end, max_bytes, at_least_one) {
+            Ok(plan) => ReadRecords::new(plan),
+            Err(ReadError::Damaged(range)) => return Err(PartitionError::Damaged(range)),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(ReplicaRead {
+            leader_epoch: leader.leader_epoch(),
+            high_watermark: leader.high_watermark(),
+            log_start: log.start_offset(),
+            log_end,
+            diverging: None,
+            records,
+        })
+    }
+
     /// The positions that followers are told of between records; `None` if this broker does not lead in `epoch`.
     pub fn replica_positions(&self, epoch: LeaderEpoch) -> Option<(Offset, Offset)> {
         match &*self.lock() {

@@ -1,6 +1,7 @@
 //! Brings the partitions to each image of the cluster, and tells the controllers what they have to know of them.
 //!
-//! **Invariant**: a version is claimed only once all partitions have taken it and what can't be served in it has been said, for
+//! **Invariants**: nothing is done by an image from before this incarnation's registration: it is history, in which an earlier
+//! one of this broker may lead. A version is claimed only once all partitions have taken it and what can't be served in it has been said, for
 //! then the controller may let this broker lead.
 
 use std::sync::Arc;
@@ -12,17 +13,23 @@ use crate::core::Core;
 use crate::error::Fatal;
 
 pub(super) async fn run(core: Arc<Core>, link: ClusterLink) {
-    let Some((_, cluster_id)) = link.registered().await else { return };
+    let Some((broker_epoch, cluster_id)) = link.registered().await else { return };
     if !bind(&core, cluster_id).await {
         return;
     }
     let mut images = link.watch();
+    let mut has_begun = false;
     loop {
         tokio::select! {
             biased;
             step = images.next() => {
                 let Some(step) = step else { return };
-                core.partitions.apply(&step.image, &step.changes).await;
+                let me = step.image.broker(link.broker());
+                if !has_begun && me.is_none_or(|me| me.broker_epoch != broker_epoch) {
+                    continue;
+                }
+                has_begun = true;
+                core.partitions.apply(&step.image).await;
                 report(&core, &link);
                 link.report_log_ends(core.partitions.awaited_log_ends());
                 link.set_applied(step.image.version);

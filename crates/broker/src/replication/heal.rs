@@ -1,0 +1,105 @@
+//! Gets back from leaders what this broker's disks have damaged (T43, P6): followers only, one range after the other.
+//!
+//! What is damaged was synced once; it is fetched as any reader would fetch it, so it is committed at the leader, and it is
+//! written where it was. Who leads a partition that is damaged here is the controller's business: it has been told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_protocol::v1::data_client::DataClient;
+use highwater_protocol::{MESSAGE_SIZE_MAX, topic_id_bytes, v1};
+use highwater_record::{Batch, split_prefix};
+use highwater_storage::DamagedRange;
+use highwater_types::{BrokerId, LeaderEpoch};
+use tokio::time::MissedTickBehavior;
+
+use super::Outside;
+use crate::core::Core;
+use crate::partition::Partition;
+
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const BYTES_AT_ONCE: u32 = 4 << 20;
+
+/// Until the broker stops.
+pub(super) async fn run(core: Arc<Core>, outside: Arc<Outside>) {
+    let mut interval = tokio::time::interval(LOOK_PERIOD);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        for tp in core.partitions.unusable() {
+            let Ok(partition) = core.partitions.find(tp) else { continue };
+            while let Some((range, leader, leader_epoch)) = partition.to_heal() {
+                if let Err(why) = heal(&core, &outside, &partition, range, leader, leader_epoch).await {
+                    tracing::warn!(partition = %tp, %range, %leader, why, "not healed yet");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// One range, or the first part of it.
+async fn heal(
+    core: &Core,
+    outside: &Outside,
+    partition: &Arc<Partition>,
+    range: DamagedRange,
+    leader: BrokerId,
+    leader_epoch: LeaderEpoch,
+) -> Result<(), String> {
+    let batches = fetch(core, outside, partition, range, leader, leader_epoch).await?;
+    let job = partition.begin_heal(range).map_err(|error| error.to_string())?;
+    match job.run(batches).await {
+        Ok(healed) => {
+            partition.finish_heal(healed);
+            Ok(())
+        }
+        Err(error) => {
+            partition.abandon_heal();
+            Err(error.to_string())
+        }
+    }
+}
+
+async fn fetch(
+    core: &Core,
+    outside: &Outside,
+    partition: &Partition,
+    range: DamagedRange,
+    leader: BrokerId,
+    leader_epoch: LeaderEpoch,
+) -> Result<Vec<Batch>, String> {
+    let image = core.partitions.image();
+    let broker = image.broker(leader).ok_or("the metadata does not say where the leader listens")?;
+    let channel = outside.peers.channel(&broker.internal_endpoint);
+    let mut client = DataClient::new(channel).max_decoding_message_size(MESSAGE_SIZE_MAX);
+    let tp = partition.tp();
+    let request = v1::FetchRequest {
+        request_id: 1,
+        max_wait_ms: 0,
+        max_bytes: BYTES_AT_ONCE,
+        partitions: vec![v1::FetchPartition {
+            topic_id: topic_id_bytes(tp.topic),
+            partition: tp.partition.get(),
+            fetch_offset: range.start.get(),
+            leader_epoch: leader_epoch.get(),
+            last_fetched_epoch: LeaderEpoch::NONE.get(),
+            max_bytes: BYTES_AT_ONCE,
+        }],
+        ..v1::FetchRequest::default()
+    };
+    let answer = async {
+        let mut answers = client.fetch(tokio_stream::once(request)).await?.into_inner();
+        answers.message().await
+    };
+    let answer = tokio::time::timeout(CALL_TIMEOUT, answer).await.map_err(|_| "the leader does not answer")?;
+    let answer = answer.map_err(|status| status.to_string())?.ok_or("the leader ended the stream")?;
+    let result = answer.partitions.into_iter().next();
+    if let Some(error) = answer.error.or_else(|| result.as_ref().and_then(|result| result.error.clone())) {
+        return Err(error.message);
+    }
+    let records = result.map(|result| result.records).unwrap_or_default();
+    let batches = split_prefix(records).map_err(|error| error.to_string())?;
+    if batches.is_empty() { Err("nothing of it is committed at the leader yet".to_owned()) } else { Ok(batches) }
+}
