@@ -1,5 +1,6 @@
 //! Event in, exact effects out.
 
 mod follower;
+mod joins;
 mod leader;
 mod proposals;

@@ -165,8 +165,9 @@ fn t11_an_answer_to_what_was_asked_too_early_settles_nothing() {
     // Asked, for another reason, while the first attempt may still arrive after it.
     let _ = test.at(ms(500)).fetch(3, 110);
     assert!(test.leader.maximal_isr().contains(&b(3)));
-    let _ = test.leader.on_session_closed(b(3), test.now);
     let _ = test.append(120);
+    // It had all before this append: else that would be reason enough to wait for it.
+    let _ = test.leader.on_session_closed(b(3), test.now);
     let _ = test.fetch(2, 120);
     let effects = test.answer(ProposalOutcome::Refused);
     assert_eq!(effects.high_watermark, None);

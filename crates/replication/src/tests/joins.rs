@@ -1,0 +1,69 @@
+//! Each condition of joining the ISR by itself, with all others met. Broker 1 leads 1, 2 and 3 in leader epoch 5, from
+//! offset 100 on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use highwater_types::BrokerEpoch;
+
+use super::leader::{Test, b, high_watermark, nothing, o, view};
+use crate::*;
+
+fn joins(effects: &Effects, broker: u32) -> bool {
+    effects.propose_isr.iter().flat_map(|p| &p.new_isr).any(|member| member.broker == b(broker))
+}
+
+/// Broker 3 was in the ISR a moment ago, so it keeps up; the controller has fenced it.
+fn just_fenced() -> Test {
+    let mut test = Test::replicated(&[1, 2, 3], 2);
+    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2]), nothing());
+    test
+}
+
+#[test]
+fn t9_a_replica_that_keeps_up_joins_only_with_all_that_is_older_than_the_epoch() {
+    let mut test = just_fenced();
+    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), nothing());
+    // The high watermark is 80 yet.
+    assert!(!joins(&test.fetch(3, 90), 3));
+    assert!(joins(&test.fetch(3, 100), 3));
+}
+
+#[test]
+fn t9_a_replica_that_keeps_up_joins_only_with_all_that_is_committed() {
+    let mut test = just_fenced();
+    let _ = test.append(120);
+    assert_eq!(test.fetch(2, 120), high_watermark(120));
+    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), nothing());
+    assert!(!joins(&test.fetch(3, 110), 3));
+    assert!(joins(&test.fetch(3, 120), 3));
+}
+
+#[test]
+fn t8_a_new_incarnation_does_not_keep_up_because_the_old_one_did() {
+    let mut test = just_fenced();
+    let restarted = BrokerEpoch::new(40);
+    let alive = BTreeMap::from([(b(1), BrokerEpoch::new(11)), (b(2), BrokerEpoch::new(12)), (b(3), restarted)]);
+    // Of the old incarnation, still on its way.
+    let _ = test.try_fetch(&Test::entry(3, 100, 100)).unwrap();
+    let config = *test.leader.config();
+    let _ = test.leader.on_view(&view(&[1, 2], 8), config, &Arc::new(alive), test.now);
+    let _ = test.append(110);
+    let entry = FollowerFetch { broker_epoch: restarted, ..Test::entry(3, 100, 100) };
+    assert!(!joins(&test.try_fetch(&entry).unwrap().effects, 3));
+    assert_eq!(test.fetch(2, 110), high_watermark(110), "nobody waits for it");
+}
+
+#[test]
+fn t11_an_accepted_member_counts_before_the_metadata_shows_it() {
+    let mut test = Test::replicated(&[1, 2], 2);
+    assert!(joins(&test.fetch(3, 100), 3));
+    let accepted = ProposalOutcome::Accepted { partition_epoch: view(&[1, 2, 3], 8).partition_epoch };
+    assert_eq!(test.answer(accepted), nothing());
+    let _ = test.append(110);
+    let _ = test.leader.on_session_closed(b(3), test.now);
+    assert_eq!(test.fetch(2, 110).high_watermark, Some(o(100)), "broker 3 may lead from here on");
+    assert!(test.leader.maximal_isr().contains(&b(3)));
+    assert_eq!(test.on_view(&view(&[1, 2, 3], 8), &[1, 2, 3]).high_watermark, None);
+    assert_eq!(test.fetch(3, 110), high_watermark(110));
+}
