@@ -153,8 +153,11 @@ fn a_port_in_use_is_named() {
     let args = format!(
         "server --controller-listen 127.0.0.1:{port} --controller-data-dir {data}/c --broker-data-dirs {data}/b"
     );
-    let said = fails("", &args, "", 1);
-    assert!(said.lines().last().is_some_and(|line| line.contains(&port.to_string())), "{said}");
+    let output = highwater("", &args, "");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: ") && last.contains(&port.to_string()), "{said}");
 }
 
 /// The nodes of a runner that is killed -9 must not live on.

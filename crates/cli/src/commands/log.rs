@@ -131,7 +131,7 @@ impl Dump {
             });
             return Ok(writeln!(out, "{line}")?);
         }
-        writeln!(out, "partition {} in {}", partition.unwrap_or("(no topic-id file)"), path.display())?;
+        writeln!(out, "\npartition {} in {}", partition.unwrap_or("(no topic-id file)"), path.display())?;
         match checkpoint {
             None => writeln!(out, "  no checkpoint")?,
             Some(it) => {
@@ -157,7 +157,7 @@ impl Dump {
         if self.json() {
             writeln!(out, "{}", json!({"kind": "segment", "path": name, "size_bytes": size}))?;
         } else {
-            writeln!(out, "\nsegment {name}, {}", bytes(size))?;
+            writeln!(out, "segment {name}, {}", bytes(size))?;
         }
         let mut written = Ok(());
         dump::segment(&disk, path, |item| {

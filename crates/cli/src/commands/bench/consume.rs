@@ -82,8 +82,7 @@ impl Consume {
                 took: began.elapsed(),
                 client_cpu: own_cpu().saturating_sub(client),
             };
-            let mut settings = Settings::of(&self.place, None);
-            settings.partitions = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+            let settings = Settings::of(&bench.shape, None);
             let report = Report::new("consume", settings, &measured, bench.usage_since(&servers));
             if best.as_ref().is_none_or(|best| best.mb_per_second < report.mb_per_second) {
                 best = Some(report);

@@ -58,7 +58,7 @@ impl EndToEnd {
             client_cpu: own_cpu().saturating_sub(client),
         };
         let used = bench.usage_since(&servers);
-        let report = Report::new("end-to-end", Settings::of(&self.place, Some(&self.load)), &measured, used);
+        let report = Report::new("end-to-end", Settings::of(&bench.shape, Some(&self.load)), &measured, used);
         report.with_latency(&latency).print(self.output)?;
         bench.tear_down().await?;
         all_written(&sent)?;

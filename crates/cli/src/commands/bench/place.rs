@@ -54,10 +54,30 @@ impl DurabilityArg {
     }
 }
 
+/// What the topic measured is like, whoever made it.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub partitions: usize,
+    pub replication_factor: usize,
+    pub durability: String,
+}
+
+impl Shape {
+    async fn of(client: &Client, topic: &str) -> Outcome<Self> {
+        let described = client.admin().describe_topic(topic).await?;
+        Ok(Self {
+            partitions: described.partitions.len(),
+            replication_factor: described.partitions.iter().map(|it| it.replicas.len()).max().unwrap_or(0),
+            durability: described.configs.get("durability").cloned().unwrap_or_else(|| "sync".to_owned()),
+        })
+    }
+}
+
 /// A cluster and a topic to measure.
 pub struct Bench {
     pub client: Client,
     pub topic: String,
+    pub shape: Shape,
     made_topic: bool,
     local: Option<LocalCluster>,
 }
@@ -87,7 +107,8 @@ impl Bench {
                 (topic, true)
             }
         };
-        Ok(Self { client, topic, made_topic, local })
+        let shape = Shape::of(&client, &topic).await?;
+        Ok(Self { client, topic, shape, made_topic, local })
     }
 
     /// What each server has used so far; none if the cluster is not ours.

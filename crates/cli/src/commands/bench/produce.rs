@@ -41,7 +41,7 @@ impl Produce {
             client_cpu: own_cpu().saturating_sub(client),
         };
         let used = bench.usage_since(&servers);
-        let report = Report::new("produce", Settings::of(&self.place, Some(&self.load)), &measured, used);
+        let report = Report::new("produce", Settings::of(&bench.shape, Some(&self.load)), &measured, used);
         report.with_latency(&sent.latency).print(self.output)?;
         bench.tear_down().await?;
         all_written(&sent)

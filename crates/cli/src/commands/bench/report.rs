@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::load::{LoadArgs, Sent};
-use super::place::PlaceArgs;
+use super::place::Shape;
 use crate::failure::{Failure, Outcome};
 use crate::output::{OutputArgs, bytes, facts, thousands};
 
@@ -36,9 +36,9 @@ pub struct Settings {
     pub rate: Option<u64>,
     pub acks: Option<String>,
     pub compression: Option<String>,
-    pub partitions: u32,
-    pub replication_factor: u32,
-    pub durability: &'static str,
+    pub partitions: usize,
+    pub replication_factor: usize,
+    pub durability: String,
     pub producers: Option<u32>,
 }
 
@@ -62,15 +62,15 @@ pub struct ServerUse {
 }
 
 impl Settings {
-    pub fn of(place: &PlaceArgs, load: Option<&LoadArgs>) -> Self {
+    pub fn of(shape: &Shape, load: Option<&LoadArgs>) -> Self {
         Self {
             record_size: load.map(|it| it.record_size),
             rate: load.and_then(|it| it.rate),
             acks: load.map(|it| it.acks.to_string()),
             compression: load.map(|it| it.compression.to_string()),
-            partitions: place.partitions,
-            replication_factor: place.replication_factor,
-            durability: place.durability.name(),
+            partitions: shape.partitions,
+            replication_factor: shape.replication_factor,
+            durability: shape.durability.clone(),
             producers: load.map(|it| it.producers),
         }
     }

@@ -74,7 +74,8 @@ impl Up {
                 }
             }
         };
-        line("ending the cluster ...")?;
+        // Whoever reads this may be gone already; the nodes are to end in good order all the same.
+        let _ = line("ending the cluster ...");
         // A second Ctrl-C is for those who can't wait.
         tokio::select! {
             biased;
