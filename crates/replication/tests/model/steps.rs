@@ -89,6 +89,11 @@ pub enum Step {
         choice: usize,
     },
     Elect(usize),
+    /// One of the ISR is elected and is the first to hear of it; it may write at once.
+    Failover {
+        node: usize,
+        count: usize,
+    },
     DeleteRecords {
         leader: usize,
         sixteenths: usize,
@@ -135,7 +140,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (node(), node()).prop_map(|(node, choice)| Step::Fence { node, choice }),
         5 => (node(), node()).prop_map(|(node, choice)| Step::Unfence { node, choice }),
         1 => (node(), node()).prop_map(|(node, choice)| Step::Shutdown { node, choice }),
-        2 => node().prop_map(Step::Elect),
+        1 => node().prop_map(Step::Elect),
+        4 => (node(), 0usize..3).prop_map(|(node, count)| Step::Failover { node, count }),
         1 => (node(), sixteenths()).prop_map(|(leader, sixteenths)| Step::DeleteRecords { leader, sixteenths }),
         2 => node().prop_map(Step::Checkpoint),
     ]

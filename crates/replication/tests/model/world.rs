@@ -166,6 +166,12 @@ impl World {
                 }
             }
             Step::Elect(node) => self.controller.elect(self.nodes[node % count].id),
+            Step::Failover { node, count: records } => {
+                let node = node % count;
+                self.controller.elect(self.nodes[node].id);
+                self.deliver_image(node, self.controller.images.len() - 1);
+                self.append(node, records, false);
+            }
             Step::DeleteRecords { leader, sixteenths } => {
                 if let Some(node) = self.reigning(leader) {
                     self.delete_records(node, sixteenths);
