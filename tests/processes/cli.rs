@@ -49,7 +49,7 @@ async fn every_command_does_what_it_says_and_exits_as_documented() {
 
     // Topics.
     succeeds(&at, "topic create orders -p 4 -r 3 --config retention.ms=3600000", "");
-    assert!(fails(&at, "topic create orders -p 4 -r 3", "", 1).contains("exists"));
+    assert!(fails(&at, "topic create orders -p 4 -r 3", "", 1).contains("orders"));
     succeeds(&at, "topic create orders -p 4 -r 3 --if-not-exists", "");
     assert!(fails(&at, "topic create many -p 1 -r 9", "", 1).contains('9'));
     assert!(fails(&at, "topic create bad/name -p 1 -r 3", "", 1).contains("bad/name"));

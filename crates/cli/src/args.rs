@@ -19,7 +19,7 @@ pub struct ConnectArgs {
         value_name = "HOST:PORT,..."
     )]
     pub bootstrap: String,
-    /// How long to try to reach the cluster, and how long one request may take, in seconds.
+    /// How long to try to reach the cluster, and how long a request or the writing of a record may take, in seconds.
     #[arg(long, default_value = "10", value_parser = parse_seconds, value_name = "SECONDS")]
     pub timeout: Duration,
 }

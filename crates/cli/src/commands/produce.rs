@@ -70,6 +70,8 @@ impl Produce {
         let mut config = ProducerConfig { acks: self.acks, compression: self.compression, ..ProducerConfig::default() };
         config.linger = std::time::Duration::from_millis(self.linger_ms);
         config.batch_bytes = self.batch_bytes.unwrap_or(config.batch_bytes);
+        config.delivery_timeout = self.connect.timeout;
+        config.request_timeout = config.request_timeout.min(self.connect.timeout);
         let producer = client.producer(config).map_err(Failure::usage)?;
         // Reading standard input blocks, for as long as nobody types: not a task of the runtime's.
         std::thread::spawn(move || read_lines(source, &lines_in));
