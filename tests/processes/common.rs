@@ -108,6 +108,8 @@ impl Scene {
         let read = read_whole(&self.client, &self.history, self.readers, TOPIC, SOON).await;
         let read = read.unwrap_or_else(|error| panic!("reading all back: {error}"));
         let report = self.history.assert_keeps(rules);
+        // Shown for a test that fails, or with --nocapture.
+        println!("{report}");
         assert!(report.acknowledged > 0 && read > 0, "nothing was proved: {report}");
         report
     }

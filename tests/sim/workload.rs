@@ -72,7 +72,7 @@ pub async fn write(client: Client, history: History, writer: u32, stop: Rc<Cell<
                 Ok(at) => Event::Acknowledged {
                     id,
                     place: Place::new(TOPIC, at.partition.get()),
-                    offset: at.offset,
+                    offset: at.offset.ok_or("acks=all says where a record is")?,
                 },
                 Err(error) if error.outcome == Outcome::Unknown => Event::Unknown { id, why: error.to_string() },
                 Err(error) => Event::Refused { id, why: error.to_string() },

@@ -21,7 +21,7 @@ use highwater_types::{ControllerId, ErrorCode, MetadataVersion};
 use openraft::ServerState;
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use queue::{Decided, Heartbeat, Proposal, Proposals, SessionEvent};
+pub(crate) use queue::{Decided, Heartbeat, Proposal, Proposals, SessionEvent, StorageReport};
 pub(crate) use sessions::ConnectionId;
 
 use crate::config::ControllerConfig;

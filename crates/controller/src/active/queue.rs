@@ -56,7 +56,16 @@ pub(crate) struct Heartbeat {
     pub metadata_version: MetadataVersion,
     pub wants_shutdown: bool,
     pub log_ends: Vec<PartitionLogEnd>,
+    pub storage: StorageReport,
+}
+
+/// What a broker says of its copies that it can't serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StorageReport {
+    /// Damaged or offline: there, but not to lead.
     pub unusable: BTreeSet<TopicPartition>,
+    /// Gone: an empty log stands in the place of the copy, which must not count as one.
+    pub lost: BTreeSet<TopicPartition>,
 }
 
 /// What happens to a broker's stream.

@@ -10,7 +10,7 @@ use highwater_types::{BrokerId, ControllerId, ErrorCode};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::queue::{Decided, Heartbeat, Proposal, SessionEvent, outcome_unknown};
+use super::queue::{Decided, Heartbeat, Proposal, SessionEvent, StorageReport, outcome_unknown};
 use super::sessions::Sessions;
 use super::{ActiveLoop, Role, not_active};
 use crate::raft::Change;
@@ -147,10 +147,11 @@ impl Reign {
         let Some(state) = self.image.broker(broker).filter(|state| state.broker_epoch == broker_epoch).cloned() else {
             return;
         };
-        let Heartbeat { metadata_version, wants_shutdown, log_ends, unusable } = heartbeat;
+        let Heartbeat { metadata_version, wants_shutdown, log_ends, storage } = heartbeat;
         // Before it may lead again.
-        if self.sessions.note_unusable(broker, &unusable) {
-            self.propose(Command::ReportUnusable { broker, broker_epoch, unusable, lost: BTreeSet::new() });
+        if self.sessions.note_storage(broker, &storage) {
+            let StorageReport { unusable, lost } = storage;
+            self.propose(Command::ReportUnusable { broker, broker_epoch, unusable, lost });
         }
         if state.fenced && !wants_shutdown && self.sessions.has_caught_up(broker, metadata_version) {
             self.propose(Command::UnfenceBroker { broker, broker_epoch });

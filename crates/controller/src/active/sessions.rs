@@ -3,12 +3,14 @@
 //! A closed stream means a dead process: fenced after a short grace, in which the broker may come back over another
 //! stream. A silent stream is given the session timeout.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use highwater_metadata::ClusterImage;
-use highwater_types::{BrokerEpoch, BrokerId, MetadataVersion, TopicPartition};
+use highwater_types::{BrokerEpoch, BrokerId, MetadataVersion};
 use tokio::time::Instant;
+
+use super::queue::StorageReport;
 
 /// Tells the streams of one broker apart: a late end of an old one says nothing of the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +32,7 @@ struct Session {
     /// What the broker must have seen before it is unfenced.
     needed: MetadataVersion,
     /// What it last said it can't serve; `None`: nothing yet.
-    unusable: Option<BTreeSet<TopicPartition>>,
+    storage: Option<StorageReport>,
 }
 
 impl Sessions {
@@ -42,7 +44,7 @@ impl Sessions {
             connection: None,
             deadline: Some(now + timeout),
             needed: image.version,
-            unusable: None,
+            storage: None,
         };
         let brokers = unfenced.map(|broker| (broker.id, session(broker.broker_epoch))).collect();
         Self { timeout, grace, brokers }
@@ -64,7 +66,7 @@ impl Sessions {
             connection: Some(connection),
             deadline: Some(now + self.timeout),
             needed: version,
-            unusable: None,
+            storage: None,
         };
         self.brokers.insert(broker, session);
     }
@@ -99,10 +101,10 @@ impl Sessions {
     }
 
     /// Notes what the broker can't serve; true if that is news.
-    pub(crate) fn note_unusable(&mut self, broker: BrokerId, unusable: &BTreeSet<TopicPartition>) -> bool {
+    pub(crate) fn note_storage(&mut self, broker: BrokerId, storage: &StorageReport) -> bool {
         match self.brokers.get_mut(&broker) {
-            Some(session) if session.unusable.as_ref() != Some(unusable) => {
-                session.unusable = Some(unusable.clone());
+            Some(session) if session.storage.as_ref() != Some(storage) => {
+                session.storage = Some(storage.clone());
                 true
             }
             _ => false,

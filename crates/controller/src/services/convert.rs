@@ -11,7 +11,7 @@ use highwater_types::{
     BrokerEpoch, BrokerId, IncarnationId, LeaderEpoch, MetadataVersion, Offset, PartitionEpoch, TopicPartition,
 };
 
-use crate::active::Heartbeat;
+use crate::active::{Heartbeat, StorageReport};
 
 type Result<T> = std::result::Result<T, ProtocolError>;
 
@@ -57,6 +57,7 @@ fn bounded<T>(field: &'static str, list: &[T]) -> Result<()> {
 pub(super) fn heartbeat(message: BrokerHeartbeat) -> Result<Heartbeat> {
     bounded("log_ends", &message.log_ends)?;
     bounded("unusable", &message.unusable)?;
+    bounded("lost", &message.lost)?;
     let log_ends = message.log_ends.into_iter().map(|end| {
         Ok(PartitionLogEnd {
             partition: partition_of(end.partition)?,
@@ -64,12 +65,15 @@ pub(super) fn heartbeat(message: BrokerHeartbeat) -> Result<Heartbeat> {
             log_end_offset: Offset::new(end.log_end_offset),
         })
     });
-    let unusable = message.unusable.into_iter().map(|partition| partition.topic_partition());
+    let partitions = |list: Vec<internal::TopicIdPartition>| {
+        list.into_iter().map(|partition| partition.topic_partition()).collect::<Result<BTreeSet<_>>>()
+    };
+    let storage = StorageReport { unusable: partitions(message.unusable)?, lost: partitions(message.lost)? };
     Ok(Heartbeat {
         metadata_version: MetadataVersion::new(message.metadata_version),
         wants_shutdown: message.wants_shutdown,
         log_ends: log_ends.collect::<Result<_>>()?,
-        unusable: unusable.collect::<Result<BTreeSet<_>>>()?,
+        storage,
     })
 }
 
