@@ -89,7 +89,7 @@ impl DataDir {
         reserve_bytes: u64,
     ) -> Result<(Arc<Self>, OpenedDataDir), DataDirError> {
         let io = |source| DataDirError::Io { path: path.to_owned(), source };
-        disk.create_dir_all(path).map_err(io)?;
+        create_dir_all_durably(&*disk, path).map_err(io)?;
         let lock = disk.lock(&path.join(LOCK_FILE)).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => DataDirError::Locked { path: path.to_owned() },
             _ => io(error),
@@ -106,9 +106,6 @@ impl DataDir {
         }
         if created {
             write_json(&*disk, &path.join(META_FILE), &meta)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                disk.sync_dir_blocking(parent).map_err(io)?;
-            }
         }
         // An unreadable marker is no proof of a clean shutdown.
         let marker_path = path.join(CLEAN_FILE);
@@ -250,6 +247,15 @@ impl DataDir {
         let done = done.await.and_then(|done| done);
         done.map_err(|source| DataDirError::Io { path: self.partition_path(partition), source })
     }
+}
+
+/// Makes a folder and those above it that are missing, with their names on the disk (T24).
+fn create_dir_all_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !disk.exists(ancestor)).collect();
+    disk.create_dir_all(path)?;
+    let parents = missing.iter().filter_map(|made| made.parent());
+    let named = |parent: &&Path| !parent.as_os_str().is_empty();
+    parents.filter(named).try_for_each(|parent| disk.sync_dir_blocking(parent))
 }
 
 /// `<topic id>-<partition>`, exactly as it is written.

@@ -153,3 +153,6 @@ async fn run(mut requests: mpsc::UnboundedReceiver<Request>, parallel_max: usize
         target.finish_sync(job, result);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -303,7 +303,9 @@ impl Recovery<'_> {
         // Below the recovery point a segment ends at the next one's base, whatever its file says.
         let synced_end = next_base.filter(|next| *next <= recovery_point);
         let interval = self.config.index_interval_bytes;
-        let mut scanner = Scanner::new(&*file, position, offset, len).until(synced_end);
+        // The log's start can lie inside a batch, and the recovery point with it.
+        let boundary = Some(recovery_point).filter(|point| *point > self.checkpoint.start_offset);
+        let mut scanner = Scanner::new(&*file, position, offset, len).until(synced_end).with_boundary(boundary);
         if let Some(synced_end) = synced_end {
             // Headers will do, unless they don't add up.
             let mut headers = Scanner::new(&*file, position, offset, len).until(Some(synced_end)).headers_only();
@@ -435,11 +437,15 @@ impl Recovery<'_> {
 
 /// The batches know their epochs, should the file with them have lost the latest or kept what was truncated.
 fn learn_epoch(epochs: &mut EpochHistory, header: &BatchHeader) {
-    if epochs.epoch_at(header.base_offset) != Some(header.leader_epoch) {
+    let epoch = Some(header.leader_epoch);
+    if epochs.epoch_at(header.base_offset) != epoch {
         epochs.truncate_from(header.base_offset);
         if let Err(error) = epochs.assign(header.leader_epoch, header.base_offset) {
             tracing::warn!(%error, "leader epochs in the log are out of order");
         }
+    } else if epochs.epoch_at(header.last_offset()) != epoch {
+        // No epoch starts inside a batch.
+        epochs.truncate_from(header.base_offset.next());
     }
 }
 

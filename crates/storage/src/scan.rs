@@ -21,7 +21,7 @@ pub enum Fault {
     Header(String),
     #[error("the batch has base offset {found}, not {expected}")]
     Offset { expected: Offset, found: Offset },
-    #[error("the batch goes on to offset {found}, beyond the segment's end at {limit}")]
+    #[error("the batch goes on to offset {found}, across {limit}, where one ends")]
     Past { limit: Offset, found: Offset },
     #[error("the batch has leader epoch {found}, older than {latest} before it")]
     Epoch { latest: LeaderEpoch, found: LeaderEpoch },
@@ -52,6 +52,8 @@ pub(crate) struct Scanner<'a> {
     expected: Offset,
     /// Where the segment's offsets end, if that is known.
     limit: Option<Offset>,
+    /// An offset that is known to be where a batch starts or the log ended.
+    boundary: Option<Offset>,
     check_crc: bool,
     buffer: Bytes,
     buffer_start: u64,
@@ -60,7 +62,17 @@ pub(crate) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     /// From the batch with base offset `expected` at `position`, in the first `end` bytes of `file`.
     pub(crate) fn new(file: &'a dyn DiskFile, position: u64, expected: Offset, end: u64) -> Self {
-        Self { file, position, end, expected, limit: None, check_crc: true, buffer: Bytes::new(), buffer_start: 0 }
+        Self {
+            file,
+            position,
+            end,
+            expected,
+            limit: None,
+            boundary: None,
+            check_crc: true,
+            buffer: Bytes::new(),
+            buffer_start: 0,
+        }
     }
 
     /// Looks at headers only, and does not read what is between them if that is long.
@@ -73,6 +85,19 @@ impl<'a> Scanner<'a> {
     pub(crate) fn until(mut self, limit: Option<Offset>) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// No batch reaches across offset `boundary`.
+    pub(crate) fn with_boundary(mut self, boundary: Option<Offset>) -> Self {
+        self.boundary = boundary;
+        self
+    }
+
+    /// The offset that a batch reaches across and may not.
+    fn crossed(&self, header: &BatchHeader) -> Option<Offset> {
+        let next = header.next_offset();
+        let boundary = self.boundary.filter(|boundary| header.base_offset < *boundary && *boundary < next);
+        self.limit.filter(|limit| next > *limit).or(boundary)
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -121,7 +146,7 @@ impl<'a> Scanner<'a> {
         if header.base_offset != self.expected {
             return Ok(Found::Bad(Fault::Offset { expected: self.expected, found: header.base_offset }));
         }
-        if let Some(limit) = self.limit.filter(|limit| header.next_offset() > *limit) {
+        if let Some(limit) = self.crossed(&header) {
             return Ok(Found::Bad(Fault::Past { limit, found: header.next_offset() }));
         }
         if header.total_len() as u64 > self.end - self.position {
@@ -190,6 +215,9 @@ impl Scanner<'_> {
     /// Whether the batch at `position` is followed by one that continues its offsets, or ends the segment.
     fn is_borne_out(&self, position: u64, header: &BatchHeader) -> io::Result<bool> {
         let next = position + header.total_len() as u64;
+        if self.crossed(header).is_some() {
+            return Ok(false);
+        }
         if next >= self.end {
             return Ok(self.limit.is_none_or(|limit| limit == header.next_offset()));
         }
