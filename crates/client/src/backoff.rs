@@ -26,6 +26,11 @@ impl Backoff {
         wait - Duration::from_micros(fifth) + jitter
     }
 
+    /// Whether so much has failed in a row that what is known of the cluster may be stale.
+    pub fn raises_doubt(&self) -> bool {
+        self.failures >= 4
+    }
+
     /// After a success.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use highwater_seams::Seams;
 use highwater_types::BrokerId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
@@ -38,6 +38,7 @@ pub(crate) struct ClientInner {
     pub request_timeout: Duration,
     pub topic_wait: Duration,
     image: watch::Sender<Arc<ClusterMetadata>>,
+    doubt: Arc<Notify>,
     channels: Channels,
     follower: AbortHandle,
 }
@@ -134,12 +135,15 @@ impl ClientBuilder {
         let seams = self.seams.unwrap_or_else(Seams::real);
         let (image, mut changes) = watch::channel(Arc::new(ClusterMetadata::default()));
         let failures = Arc::new(Mutex::new(Vec::new()));
-        let follow = metadata::watch::follow(seams.clone(), bootstrap.clone(), image.clone(), Arc::clone(&failures));
+        let doubt = Arc::new(Notify::new());
+        let (sender, noted) = (image.clone(), Arc::clone(&failures));
+        let follow = metadata::watch::follow(seams.clone(), bootstrap.clone(), sender, noted, Arc::clone(&doubt));
         let inner = ClientInner {
             seams,
             request_timeout: self.request_timeout,
             topic_wait: self.topic_wait,
             image,
+            doubt,
             channels: Channels::default(),
             follower: tokio::spawn(follow).abort_handle(),
         };
@@ -190,6 +194,11 @@ impl ClientInner {
 
     pub fn channel(&self, broker: BrokerId) -> Option<Channel> {
         self.channels.get(&self.seams, &self.image(), broker)
+    }
+
+    /// What failed so often that the metadata may be stale: asks another broker for it.
+    pub fn doubt_metadata(&self) {
+        self.doubt.notify_one();
     }
 
     /// Takes what an error said of who leads.

@@ -57,7 +57,7 @@ pub(crate) async fn look_up(client: &Arc<ClientInner>, asked: Vec<Lookup>) -> Ve
         let mut by_leader: BTreeMap<BrokerId, Vec<usize>> = BTreeMap::new();
         let image = client.image();
         for (index, lookup) in asked.iter().enumerate() {
-            if !answers[index].as_ref().is_none_or(|answer| may_repeat(answer)) {
+            if !answers[index].as_ref().is_none_or(may_repeat) {
                 continue;
             }
             let topic = image.topic(lookup.topic.name.as_str()).filter(|topic| topic.id == lookup.topic.id);

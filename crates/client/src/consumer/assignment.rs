@@ -297,6 +297,11 @@ impl Assignment {
         Some(taken)
     }
 
+    /// Whether fetches of the partition failed so often that its leader may be another.
+    pub fn raises_doubt(&self, id: TopicPartition) -> bool {
+        self.partitions.get(&id).is_some_and(|partition| partition.backoff.raises_doubt())
+    }
+
     fn wake_leader(&self, id: TopicPartition) {
         let leader = self.partitions.get(&id).and_then(|partition| partition.leader);
         if let Some(broker) = leader.and_then(|leader| self.brokers.get(&leader)) {

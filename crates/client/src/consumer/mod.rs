@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use highwater_record::{BatchError, Records};
 use highwater_types::{LeaderEpoch, PartitionId, TopicName, TopicPartition};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 
 use crate::ConsumeError;
@@ -153,6 +154,8 @@ impl Consumer {
     /// before it is ready loses no record.
     pub async fn poll(&mut self, wait: Duration) -> Result<Vec<ConsumerRecord>, ConsumeError> {
         let deadline = Instant::now() + wait;
+        // A loop over this must not keep the fetchers from a runtime of one thread.
+        consume_budget().await;
         loop {
             let in_hand = self.in_hand.as_ref().map(|in_hand| in_hand.id);
             if let Some(error) = self.shared.lock().take_error(in_hand) {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use highwater_record::Header;
 use highwater_types::{LeaderEpoch, Offset, PartitionId, TimestampMs, TopicName};
 
-/// A record as it was read. Key, value and headers are slices of the batch that they came in, which stays in memory
-/// while one of them does.
+/// A record as it was read. Key, value and headers are slices of the answer that they came in (or, compressed, of their
+/// batch), which stays in memory while one of them does: copy what is kept for long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerRecord {
     /// The topic.

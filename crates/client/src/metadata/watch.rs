@@ -8,25 +8,29 @@ use std::time::Duration;
 
 use highwater_protocol::{MESSAGE_SIZE_MAX, v1};
 use highwater_seams::{Seams, channel};
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 use v1::metadata_client::MetadataClient;
 
 use crate::NodeAddress;
 use crate::metadata::ClusterMetadata;
 
+/// A stream is not left for another, on doubt, before this age.
+const DOUBT_AGE: Duration = Duration::from_secs(1);
 const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(3);
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Follows the cluster's metadata until it is aborted. `failures` keeps the last error of each
-/// address tried.
+/// address tried. `doubt` fires when what is known keeps being wrong: the broker asked may be cut off from the
+/// controllers, so another is asked.
 pub(crate) async fn follow(
     seams: Seams,
     bootstrap: Vec<NodeAddress>,
     image: watch::Sender<Arc<ClusterMetadata>>,
     failures: Arc<Mutex<Vec<(NodeAddress, String)>>>,
+    doubt: Arc<Notify>,
 ) {
     let mut turn = seams.entropy.below(bootstrap.len() as u64) as usize;
     let mut failed_in_a_row = 0u32;
@@ -38,8 +42,19 @@ pub(crate) async fn follow(
             Ok((first, mut stream)) => {
                 apply(&image, &first);
                 failed_in_a_row = 0;
+                let opened = Instant::now();
                 loop {
-                    match stream.message().await {
+                    let next = tokio::select! {
+                        biased;
+                        next = stream.message() => next,
+                        () = doubt.notified() => {
+                            if opened.elapsed() >= DOUBT_AGE {
+                                break;
+                            }
+                            continue;
+                        }
+                    };
+                    match next {
                         Ok(Some(update)) => apply(&image, &update),
                         Ok(None) => break,
                         Err(status) => {

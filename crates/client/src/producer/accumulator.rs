@@ -65,6 +65,8 @@ pub(crate) enum Appended {
     Refused(ProduceError),
 }
 
+const TOPIC_DELETED: &str = "the topic was deleted before the record was acknowledged";
+
 pub(crate) struct Accumulator {
     topics: Vec<TopicQueues>,
     by_name: BTreeMap<TopicName, usize>,
@@ -96,7 +98,6 @@ impl Accumulator {
         &mut self,
         record: ProducerRecord,
         reserved: usize,
-        now: Instant,
         timestamp: TimestampMs,
         config: &ProducerConfig,
         entropy: &dyn Entropy,
@@ -137,6 +138,7 @@ impl Accumulator {
             let room = queue.batch_bytes_hint.clamp(reserved, topic.batch_bytes.max(reserved));
             let builder = BatchBuilder::with_capacity(config.compression, config.compression_level, room);
             let completion = Completion::new(topic.topic.name.clone(), partition);
+            let now = Instant::now();
             Batch::new(id, completion, builder, now, now + config.delivery_timeout)
         });
         let headers = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
@@ -244,7 +246,12 @@ impl Accumulator {
                 batch.maybe_applied |= failure.outcome == Outcome::Unknown;
                 retried.push(batch);
             } else {
-                let error = batch.failure(failure.code, Arc::clone(&failure.message), failure.outcome);
+                // Of a topic that is gone, whatever the last attempt met is beside the point.
+                let (code, message) = match removed && failure.retriable {
+                    true => (ErrorCode::UnknownTopic, TOPIC_DELETED.into()),
+                    false => (failure.code, Arc::clone(&failure.message)),
+                };
+                let error = batch.failure(code, message, failure.outcome);
                 settled.push((batch, Err(error)));
             }
         }
@@ -256,6 +263,11 @@ impl Accumulator {
         }
         self.activate(place);
         settled
+    }
+
+    /// Whether attempts at the partition failed so often that its leader may be another.
+    pub fn raises_doubt(&self, place: Place) -> bool {
+        self.topics[place.topic].queues[place.partition].backoff.raises_doubt()
     }
 
     /// Whether the partition has a newer leader epoch than the one that a request was sent in.
@@ -376,8 +388,7 @@ impl Accumulator {
             }
             queue.close();
             for batch in queue.ready.drain(..) {
-                let why = "the topic was deleted before the record was sent";
-                let error = batch.failure(ErrorCode::UnknownTopic, why, Outcome::NotApplied);
+                let error = batch.failure(ErrorCode::UnknownTopic, TOPIC_DELETED, Outcome::NotApplied);
                 settled.push((batch, Err(error)));
             }
         }

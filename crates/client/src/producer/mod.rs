@@ -27,6 +27,7 @@ use std::time::Duration;
 use highwater_protocol::MESSAGE_SIZE_MAX;
 use highwater_types::{ErrorCode, TopicName};
 use tokio::sync::TryAcquireError;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use crate::client::ClientInner;
@@ -74,6 +75,8 @@ impl Producer {
     /// Fails, with nothing accepted, if the topic or partition does not exist, the record is too large, the buffer stays
     /// full for the delivery timeout, or the producer is closed.
     pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ProduceError> {
+        // A loop over this must not keep the senders from a runtime of one thread.
+        consume_budget().await;
         let shared = &*self.handle.shared;
         let bytes = record_bytes(&record);
         if let Err(error) = self.reserve(&record, bytes) {

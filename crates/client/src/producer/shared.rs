@@ -54,8 +54,7 @@ impl Shared {
 
     pub fn append(&self, record: ProducerRecord, reserved: usize) -> Appended {
         let timestamp = record.timestamp.unwrap_or_else(|| TimestampMs::new(self.client.seams.clock.now_ms()));
-        let now = Instant::now();
-        self.lock().append(record, reserved, now, timestamp, &self.config, &*self.client.seams.entropy)
+        self.lock().append(record, reserved, timestamp, &self.config, &*self.client.seams.entropy)
     }
 
     pub fn add_topic(&self, topic: &Arc<TopicMetadata>) {
@@ -91,8 +90,15 @@ impl Shared {
     /// The batches of one partition come back unsettled: those that may be are tried again.
     pub fn attempt_failed(&self, place: Place, batches: Vec<Batch>, failure: &AttemptFailure) {
         let entropy = &*self.client.seams.entropy;
-        let settled = self.lock().failed(place, batches, failure, Instant::now(), entropy);
+        let (settled, doubt) = {
+            let mut accumulator = self.lock();
+            let settled = accumulator.failed(place, batches, failure, Instant::now(), entropy);
+            (settled, accumulator.raises_doubt(place))
+        };
         self.settle(settled);
+        if doubt {
+            self.client.doubt_metadata();
+        }
     }
 
     /// Tells the senders of these records what became of them, and frees their part of the buffer.

@@ -179,6 +179,9 @@ impl Fetcher {
                 }
             }
         }
+        if hints.iter().any(|(id, _)| self.shared.lock().raises_doubt(*id)) {
+            self.shared.client.doubt_metadata();
+        }
         for (id, error) in &hints {
             self.shared.client.note_leader(*id, error);
         }
@@ -192,6 +195,9 @@ impl Fetcher {
         self.stream = None;
         let at = Instant::now() + self.backoff.next(&*self.shared.client.seams.entropy);
         self.reconnect_at = Some(at);
+        if self.backoff.raises_doubt() {
+            self.shared.client.doubt_metadata();
+        }
         let mut assignment = self.shared.lock();
         for open in std::mem::take(&mut self.open).into_values() {
             assignment.answered(&open.asked, Some(at));

@@ -1,11 +1,9 @@
 //! What the consumer promises, against brokers that go wrong as told.
 
-mod fake;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use fake::{Fake, OnFetch, error, soon, until};
+use crate::fake::{Fake, OnFetch, error, soon, until};
 use highwater_client::{
     ConsumeError, Consumer, ConsumerConfig, ErrorCode, LeaderEpoch, Offset, OffsetReset, PartitionId, Position,
     StartAt, TimestampMs,

@@ -1,6 +1,5 @@
 //! A cluster of brokers made up for tests: real gRPC over loopback, one log per partition, and a script for what goes
 //! wrong. It follows the .proto, not the broker's code.
-#![allow(dead_code)]
 
 pub mod log;
 mod services;

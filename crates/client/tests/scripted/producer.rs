@@ -1,11 +1,9 @@
 //! What the producer promises, against brokers that go wrong as told.
 
-mod fake;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fake::{Fake, OnProduce, error, soon, until};
+use crate::fake::{Fake, OnProduce, error, soon, until};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use highwater_client::{
@@ -166,6 +164,16 @@ async fn a_stream_dropped_in_the_middle_is_retried_at_least_once() {
     // The first attempt was written and its answer lost: a duplicate, as at-least-once allows.
     assert_eq!(at.offset, Some(Offset::new(1)));
     assert_eq!(fake.values("t", 0), ["a", "a"]);
+}
+
+#[tokio::test]
+async fn t15_too_few_replicas_after_the_append_is_retried_and_may_duplicate() {
+    let fake = Fake::start(1).await;
+    fake.create_topic("t", &[1]);
+    fake.on_produce([OnProduce::AppendThenFail(error(ErrorCode::NotEnoughReplicasAfterAppend))]);
+    let producer = fake.client().await.producer(quick()).unwrap();
+    let at = soon(producer.send(record("a")).await.unwrap()).await.unwrap();
+    assert_eq!(at.offset, Some(Offset::new(1)));
 }
 
 #[tokio::test]

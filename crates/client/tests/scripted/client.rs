@@ -1,11 +1,9 @@
 //! Connecting, following the cluster, and administration.
 
-mod fake;
-
 use std::time::Duration;
 
-use fake::{CLUSTER, Fake, error, soon};
-use highwater_client::{Client, ConnectError, ErrorCode, NewTopic, OffsetAt, Outcome};
+use crate::fake::{CLUSTER, Fake, error, soon};
+use highwater_client::{Client, ConnectError, ErrorCode, NewTopic, OffsetAt, Outcome, ProducerConfig, ProducerRecord};
 
 #[tokio::test]
 async fn an_unreachable_cluster_is_told_with_every_address_and_its_reason() {
@@ -93,4 +91,18 @@ async fn offsets_are_asked_of_each_leader() {
     let ends = soon(client.admin().list_offsets("t", OffsetAt::Latest)).await.unwrap();
     let ends: Vec<_> = ends.iter().map(|(partition, at)| (partition.get(), at.offset.unwrap().get())).collect();
     assert_eq!(ends, [(0, 2), (1, 3)]);
+}
+
+#[tokio::test]
+async fn a_broker_that_tells_old_news_is_left_for_another() {
+    let fake = Fake::start(2).await;
+    fake.create_topic("t", &[1]);
+    let client = fake.client().await;
+    client.metadata_when(|image| image.topic("t").is_some()).await;
+    // Nobody tells of the new leader, as if the one broker asked were cut off from the controllers.
+    fake.lead_in_secret("t", 0, Some(2));
+    fake.lock().version += 1;
+    let producer = client.producer(ProducerConfig::default()).unwrap();
+    soon(soon(producer.send(ProducerRecord::new("t").value("v"))).await.unwrap()).await.unwrap();
+    assert_eq!(fake.values("t", 0), ["v"]);
 }
