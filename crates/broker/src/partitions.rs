@@ -121,15 +121,16 @@ impl Partitions {
         let log_config = self.log_config.clone().with_topic(config);
         let opened = dir.data_dir.open_log(tp, log_config, self.env.clock.timestamp()).await;
         let flusher = ignore_poison(dir.flusher.lock());
+        let unusable = |why: &str| Partition::unusable(tp, Arc::clone(&self.env), Arc::clone(&dir.data_dir), why);
         match (opened, &*flusher) {
             (Ok((log, report)), Some(flusher)) => {
                 tell_recovery(tp, &report);
                 Partition::new(tp, Arc::clone(&self.env), log, Arc::clone(&dir.data_dir), flusher)
             }
-            (Ok(_), None) => Partition::unusable(tp, Arc::clone(&self.env), "the broker is shutting down"),
+            (Ok(_), None) => unusable("the broker is shutting down"),
             (Err(error), _) => {
                 tracing::error!(partition = %tp, %error, "the partition can't be used");
-                Partition::unusable(tp, Arc::clone(&self.env), &error.to_string())
+                unusable(&error.to_string())
             }
         }
     }
@@ -260,8 +261,7 @@ impl Partitions {
     }
 
     fn count_in(&self, dir: &Dir) -> usize {
-        let is_in =
-            |partition: &&Arc<Partition>| partition.dir().is_some_and(|data_dir| Arc::ptr_eq(data_dir, &dir.data_dir));
+        let is_in = |partition: &&Arc<Partition>| Arc::ptr_eq(partition.dir(), &dir.data_dir);
         self.all().values().filter(is_in).count()
     }
 
@@ -275,7 +275,7 @@ impl Partitions {
             let tp = partition.tp();
             let was_deleted = before.partition(tp).is_some() && image.partition(tp).is_none();
             partition.retire(was_deleted);
-            let Some(dir) = partition.dir().cloned() else { continue };
+            let dir = Arc::clone(partition.dir());
             if was_deleted {
                 self.deletions.spawn(async move {
                     match dir.delete_partition(tp).await {
@@ -347,7 +347,7 @@ impl Partitions {
 
     async fn close_dir(&self, dir: &Dir, map: &Map, broker_epoch: BrokerEpoch) {
         let data_dir = &dir.data_dir;
-        let is_in = |partition: &&Arc<Partition>| partition.dir().is_some_and(|one| Arc::ptr_eq(one, data_dir));
+        let is_in = |partition: &&Arc<Partition>| Arc::ptr_eq(partition.dir(), data_dir);
         let partitions: Vec<_> = map.values().filter(is_in).cloned().collect();
         let closes = partitions.into_iter().map(|partition| async move {
             let tp = partition.tp();

@@ -13,6 +13,7 @@ use highwater_protocol::v1::metadata_server::MetadataServer;
 use highwater_protocol::{CLIENT_DESCRIPTORS, MESSAGE_SIZE_MAX};
 use highwater_seams::{Listener, Seams};
 use highwater_storage::Disk;
+use highwater_types::BrokerEpoch;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -138,23 +139,27 @@ impl BrokerHandle {
     pub async fn shutdown(self) {
         set_health(&self.health, ServingStatus::NotServing).await;
         let was_registered = self.link.status().borrow().broker_epoch.is_some();
+        let mut is_fatal = false;
         if was_registered {
             let moved = async {
                 tokio::select! {
                     biased;
-                    _ = self.fatal() => {}
-                    () = self.link.request_shutdown() => {}
+                    _ = self.fatal() => true,
+                    () = self.link.request_shutdown() => false,
                 }
             };
-            if tokio::time::timeout(self.core.config.shutdown_timeout(), moved).await.is_err() {
-                tracing::warn!("leadership has not moved away in time; stopping all the same");
+            match tokio::time::timeout(self.core.config.shutdown_timeout(), moved).await {
+                Ok(fatal) => is_fatal = fatal,
+                Err(_) => tracing::warn!("leadership has not moved away in time; stopping all the same"),
             }
         }
         self.stop_accepting.cancel();
         self.core.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.core.partitions.close(self.link.broker_epoch()).await;
+        // Whose place another process has taken has no end in order to claim.
+        let epoch = if is_fatal { BrokerEpoch::NONE } else { self.link.broker_epoch() };
+        self.core.partitions.close(epoch).await;
         self.link.close().await;
         let mut server = self.server;
         if tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err() {

@@ -91,5 +91,6 @@ impl State {
         let waiting = self.committing.fail_all().into_iter().chain(self.syncing.fail_all());
         wakes.acknowledged(waiting.map(|waiter| (waiter, AckOutcome::LeadershipLost)));
         wakes.fetches(self.fetching.take());
+        self.deleting.clear();
     }
 }

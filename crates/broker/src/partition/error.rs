@@ -26,6 +26,11 @@ pub enum PartitionError {
     NotEnoughReplicas { in_sync: usize, needed: usize },
     #[error("{}", ack_text(*.0))]
     NotAcknowledged(AckOutcome),
+    #[error(
+        "deleted below offset {start} at the leader, and not yet at all in-sync replicas: should the leader change now, some \
+         may come back; ask again"
+    )]
+    NotDeletedEverywhere { start: Offset },
     #[error(transparent)]
     Batch(#[from] BatchError),
     #[error(transparent)]
@@ -85,6 +90,7 @@ impl PartitionError {
             Self::UnknownLeaderEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
             Self::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,
             Self::NotAcknowledged(outcome) => outcome.error().unwrap_or(ErrorCode::Internal),
+            Self::NotDeletedEverywhere { .. } => ErrorCode::RequestTimedOut,
             Self::Batch(error) => error.code(),
             Self::Append(error) => error.code(),
             Self::Read(error) => error.code(),
@@ -102,7 +108,7 @@ impl PartitionError {
     /// What is known of the effect. A refusal before the append is certain even where the code alone would not say so.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::NotAcknowledged(_) => Outcome::Unknown,
+            Self::NotAcknowledged(_) | Self::NotDeletedEverywhere { .. } => Outcome::Unknown,
             // The write failed half way: what is on the disk is not known.
             Self::Append(AppendError::Io(_)) => Outcome::Unknown,
             Self::Append(_) | Self::Unusable(_) | Self::Read(_) => Outcome::NotApplied,

@@ -52,6 +52,7 @@ impl Partition {
                 log.read(fetch.fetch_offset, log_end, max_bytes, at_least_one).map(ReadRecords::new)
             };
             state.carry_out(self, outcome.effects, wakes);
+            state.finish_deletes();
             let high_watermark = state.high_watermark();
             let records = records.map_err(|error| match error {
                 ReadError::Damaged(range) => PartitionError::Damaged(range),
@@ -86,6 +87,15 @@ impl Partition {
             diverging: None,
             records,
         })
+    }
+
+    /// Reads the log as it is, whoever leads and whatever is committed.
+    #[cfg(test)]
+    pub(crate) fn read_log(&self, from: Offset, max_bytes: usize) -> Result<highwater_storage::ReadPlan, ReadError> {
+        match &self.lock().storage {
+            Storage::Open(log) => log.read(from, log.end_offset(), max_bytes, true),
+            _ => Err(ReadError::Gone),
+        }
     }
 
     /// The positions that followers are told of between records; `None` if this broker does not lead in `epoch`.
@@ -175,7 +185,10 @@ impl State {
                     wakes.news(&self.subscriptions, News::LOG_END);
                     log.append_follower(batches).map(|_| ()).map_err(PartitionError::from)
                 }
-                FollowerEffect::AdvanceStart(offset) => log.advance_start(offset).map_err(PartitionError::from),
+                FollowerEffect::AdvanceStart(offset) => {
+                    self.start_to_acknowledge = true;
+                    log.advance_start(offset).map_err(PartitionError::from)
+                }
                 FollowerEffect::AdoptHighWatermark(offset) => {
                     log.note_high_watermark(offset);
                     Ok(())
@@ -193,7 +206,7 @@ impl State {
             }
         }
         followed.log_end = log.end_offset();
-        if followed.truncated || (followed.appended && must_sync) {
+        if followed.truncated || self.start_to_acknowledge || (followed.appended && must_sync) {
             wakes.flush();
         }
         Ok(followed)

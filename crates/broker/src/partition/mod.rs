@@ -30,7 +30,7 @@ use highwater_record::EpochHistory;
 use highwater_replication::{AckQueue, Effects, Follower, Leader, LogEnds, PartitionView, Proposal, ProposalOutcome};
 use highwater_storage::{DataDir, FlushHandle, Flusher, Log};
 use highwater_types::{BrokerId, Durability, LeaderEpoch, Offset, TopicConfig, TopicPartition};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use describe::PartitionDescription;
 pub use error::PartitionError;
@@ -77,7 +77,7 @@ pub(crate) struct PartitionEnv {
 pub struct Partition {
     tp: TopicPartition,
     env: Arc<PartitionEnv>,
-    dir: Option<Arc<DataDir>>,
+    dir: Arc<DataDir>,
     flush: OnceLock<FlushHandle>,
     batch_bytes_max: AtomicU32,
     state: Mutex<State>,
@@ -94,6 +94,10 @@ struct State {
     /// `acks=leader`: by the end of what was appended, to be on this replica's disk.
     syncing: AckQueue<AckWaiter>,
     fetching: FetchWaiters,
+    /// Delete-records: until every in-sync replica's log starts there.
+    deleting: Vec<(Offset, oneshot::Sender<()>)>,
+    /// As follower: the log's start was moved, and the leader is to hear of it once that is on disk.
+    start_to_acknowledge: bool,
     subscriptions: Vec<Arc<Subscription>>,
 }
 
@@ -120,7 +124,7 @@ impl Partition {
         dir: Arc<DataDir>,
         flusher: &Flusher,
     ) -> Arc<Self> {
-        let this = Arc::new(Self::with_storage(tp, env, Some(dir), Storage::Open(Box::new(log))));
+        let this = Arc::new(Self::with_storage(tp, env, dir, Storage::Open(Box::new(log))));
         let handle = flusher.handle(&this);
         // After an unclean stop what was found counts as durable only once it was synced.
         handle.request();
@@ -130,11 +134,11 @@ impl Partition {
     }
 
     /// Whose log can't be opened: it says so, and does nothing.
-    pub(crate) fn unusable(tp: TopicPartition, env: Arc<PartitionEnv>, why: &str) -> Arc<Self> {
-        Arc::new(Self::with_storage(tp, env, None, Storage::Unusable(why.into())))
+    pub(crate) fn unusable(tp: TopicPartition, env: Arc<PartitionEnv>, dir: Arc<DataDir>, why: &str) -> Arc<Self> {
+        Arc::new(Self::with_storage(tp, env, dir, Storage::Unusable(why.into())))
     }
 
-    fn with_storage(tp: TopicPartition, env: Arc<PartitionEnv>, dir: Option<Arc<DataDir>>, storage: Storage) -> Self {
+    fn with_storage(tp: TopicPartition, env: Arc<PartitionEnv>, dir: Arc<DataDir>, storage: Storage) -> Self {
         let config = Arc::new(TopicConfig::default());
         Self {
             tp,
@@ -150,6 +154,8 @@ impl Partition {
                 committing: AckQueue::new(),
                 syncing: AckQueue::new(),
                 fetching: FetchWaiters::default(),
+                deleting: Vec::new(),
+                start_to_acknowledge: false,
                 subscriptions: Vec::new(),
             }),
         }
@@ -158,8 +164,8 @@ impl Partition {
     pub fn tp(&self) -> TopicPartition {
         self.tp
     }
-    pub(crate) fn dir(&self) -> Option<&Arc<DataDir>> {
-        self.dir.as_ref()
+    pub(crate) fn dir(&self) -> &Arc<DataDir> {
+        &self.dir
     }
     /// Largest batch that a producer may send.
     pub(crate) fn batch_bytes_max(&self) -> usize {

@@ -1,13 +1,19 @@
 //! Look-ups of offsets, and delete-records.
 
+use std::time::Duration;
+
 use highwater_replication::EpochEnd;
 use highwater_storage::{ReadError, TimestampSearch};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::{Partition, PartitionError, State};
+use super::{Partition, PartitionError, Role, State};
 
 /// A search that finds its files gone is planned anew so often.
 const SEARCHES_MAX: usize = 3;
+/// For the in-sync replicas to delete what the leader has deleted.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which offset is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +77,19 @@ impl Partition {
         Ok(log.epochs().end_of(epoch, log.end_offset()).map(|(epoch, end)| EpochEnd { epoch, end }))
     }
 
-    /// Moves the log's start to `before` (`None`: the high watermark), as leader. Followers do the same when they hear of it.
-    /// Returns where the log starts then.
-    pub fn delete_records(&self, before: Option<Offset>) -> Result<Offset, PartitionError> {
+    /// Moves the log's start to `before` (`None`: the high watermark), as leader, and waits until every in-sync replica has
+    /// done the same, so that no new leader brings the records back. Returns where the log starts then.
+    pub async fn delete_records(&self, before: Option<Offset>) -> Result<Offset, PartitionError> {
+        let (start, done) = self.begin_delete(before)?;
+        match timeout(DELETE_TIMEOUT, done).await {
+            Ok(Ok(())) => Ok(start),
+            // In time, or before this broker stopped leading.
+            Ok(Err(_)) | Err(_) => Err(PartitionError::NotDeletedEverywhere { start }),
+        }
+    }
+
+    /// Readers are told at once; the receiver resolves when every in-sync replica has followed.
+    fn begin_delete(&self, before: Option<Offset>) -> Result<(Offset, oneshot::Receiver<()>), PartitionError> {
         self.with(|state, wakes| {
             let (leader, log) = state.leading(self.env.me, LeaderEpoch::NONE)?;
             let (start, end) = (log.start_offset(), leader.high_watermark());
@@ -88,8 +104,11 @@ impl Partition {
             }
             log.advance_start(before)?;
             let start = log.start_offset();
+            let (followed, done) = oneshot::channel();
+            state.deleting.push((start, followed));
             state.log_start_moved(self, wakes);
-            Ok(start)
+            state.finish_deletes();
+            Ok((start, done))
         })
     }
 }
@@ -114,5 +133,18 @@ impl State {
             }
         };
         Ok(LookUp::Found(FoundOffset { offset: Some(offset), timestamp: TimestampMs::NONE, leader_epoch }))
+    }
+
+    /// Answers those whose deletion has reached every in-sync replica.
+    pub(super) fn finish_deletes(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        if self.deleting.is_empty() {
+            return;
+        }
+        let low = leader.low_watermark();
+        for (_, followed) in self.deleting.extract_if(.., |(start, _)| *start <= low) {
+            // Who asked may have gone.
+            let _ = followed.send(());
+        }
     }
 }

@@ -78,6 +78,7 @@ impl State {
             {
                 let effects = leader.on_view(view, leader_config, alive, partition.env.clock.now());
                 self.carry_out(partition, effects, wakes);
+                self.finish_deletes();
             }
             (Some(id), _) if id == partition.env.me => self.lead(partition, view, leader_config, alive, wakes),
             (Some(_), Role::Follower(follower)) if follower.view().leader_epoch == view.leader_epoch => {

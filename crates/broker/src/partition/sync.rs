@@ -25,7 +25,8 @@ impl Flushable for Partition {
             }
             let before = log.durable_offset();
             let durable = log.finish_sync(job);
-            if durable == before {
+            let acknowledges_start = std::mem::take(&mut state.start_to_acknowledge);
+            if durable == before && !acknowledges_start {
                 return;
             }
             wakes.acknowledged(state.syncing.complete(durable, true));

@@ -32,7 +32,10 @@ impl LocalPartitions for Core {
     }
 
     async fn delete_records(&self, tp: TopicPartition, before: Option<Offset>) -> Result<Offset, v1::Error> {
-        let deleted = self.partitions.find(tp).and_then(|partition| partition.delete_records(before));
+        let deleted = match self.partitions.find(tp) {
+            Ok(partition) => partition.delete_records(before).await,
+            Err(error) => Err(error),
+        };
         deleted.map_err(|error| to_wire(&error, &self.partitions.image()))
     }
 }

@@ -56,6 +56,13 @@ struct Session {
     broken: Option<Status>,
 }
 
+/// The client is gone: what it waited for keeps nothing of the broker's bounds any more.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.open.values().for_each(|open| open.pending.expire());
+    }
+}
+
 enum Event {
     Answer(ProduceAnswer),
     Expired(u64),

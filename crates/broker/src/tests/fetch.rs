@@ -30,7 +30,7 @@ async fn an_offset_out_of_range_is_told_with_the_valid_range() {
     let mut test = TestBroker::start().await;
     let tp = partition_of(test.topic(1, &[ME], &[]).await, 0);
     test.produce_to(tp, Acks::All, batch(&["a", "b", "c"])).await;
-    test.partition(tp).delete_records(Some(highwater_types::Offset::new(1))).unwrap();
+    test.partition(tp).delete_records(Some(highwater_types::Offset::new(1))).await.unwrap();
     for offset in [0, 4, 1_000_000, -1, i64::MIN] {
         let response = test.fetch(tp, offset).await;
         assert_eq!(failed(&response.partitions[0].error), ErrorCode::OffsetOutOfRange, "{offset}");

@@ -74,20 +74,26 @@ async fn the_end_of_a_leader_epoch_is_told() {
 }
 
 #[tokio::test]
-async fn deleted_records_are_gone_for_readers_at_once() {
+async fn deleted_records_are_gone_for_readers_at_once_and_answered_when_no_replica_has_them() {
     let mut test = TestBroker::start().await;
     let tp = partition_of(test.topic(1, &[ME, 2], &[]).await, 0);
     test.produce_to(tp, Acks::Leader, batch(&["a"])).await;
     test.produce_to(tp, Acks::Leader, batch(&["b"])).await;
     test.acknowledge(tp, 2, 1);
     let partition = test.partition(tp);
-    let error = partition.delete_records(Some(Offset::new(2))).unwrap_err();
+    let error = partition.delete_records(Some(Offset::new(2))).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::OffsetOutOfRange);
     assert_eq!(error.valid_offsets(), Some((Offset::ZERO, Offset::new(1))));
-    assert_eq!(partition.delete_records(None).unwrap(), Offset::new(1));
+
+    let deleted = tokio::spawn(async move { partition.delete_records(None).await.unwrap() });
+    eventually(|| test.partition(tp).describe().unwrap().log_start == Offset::new(1)).await;
     assert_eq!(list(&test, tp, At::Earliest(true)).await.offset, 1);
     assert_eq!(failed(&test.fetch(tp, 0).await.partitions[0].error), ErrorCode::OffsetOutOfRange);
-    assert_eq!(partition.delete_records(Some(Offset::ZERO)).unwrap(), Offset::new(1), "never back");
+    assert!(!deleted.is_finished(), "the follower still has it");
+    test.acknowledge(tp, 2, 2);
+    assert_eq!(soon(deleted).await.unwrap(), Offset::new(1));
+    let again = test.partition(tp).delete_records(Some(Offset::ZERO)).await;
+    assert_eq!(again.unwrap(), Offset::new(1), "never back");
 }
 
 #[tokio::test]

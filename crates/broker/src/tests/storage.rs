@@ -97,7 +97,7 @@ async fn a_failed_disk_takes_only_its_own_partitions_along() {
     })
     .await;
     let topic = test.topic(2, &[ME], &[]).await;
-    let dir = |tp| test.partition(tp).dir().unwrap().path().to_owned();
+    let dir = |tp| test.partition(tp).dir().path().to_owned();
     let (a, b) = (partition_of(topic, 0), partition_of(topic, 1));
     assert_ne!(dir(a), dir(b), "spread over the data dirs");
     let (failing, healthy) = if dir(a).ends_with("one") { (a, b) } else { (b, a) };
