@@ -26,6 +26,9 @@ pub(super) struct Entry {
     subscription: Arc<Subscription>,
     pub fetch: FollowerFetch,
     pub open: Open,
+    /// The follower's log is known to be a prefix of this one. Only then may it hear of a high watermark: what it has below
+    /// might not be committed (T4).
+    pub matches: bool,
     /// High watermark and log start that the follower has been told.
     pub told: Option<(Offset, Offset)>,
 }
@@ -61,6 +64,7 @@ impl OpenFetches {
                 let entry = slot.into_mut();
                 if entry.fetch.leader_epoch != fetch.leader_epoch {
                     entry.told = None;
+                    entry.matches = false;
                     entry.open = Open::No;
                 }
                 entry.fetch = fetch;
@@ -70,7 +74,7 @@ impl OpenFetches {
                 let partition = partition()?;
                 let subscription = self.dirty.subscription(tp, &[News::LOG_END, News::POSITIONS, News::ROLE]);
                 partition.subscribe(Arc::clone(&subscription));
-                Ok(slot.insert(Entry { partition, subscription, fetch, open: Open::No, told: None }))
+                Ok(slot.insert(Entry { partition, subscription, fetch, open: Open::No, matches: false, told: None }))
             }
         }
     }

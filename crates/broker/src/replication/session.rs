@@ -179,6 +179,7 @@ impl Session {
         match noted {
             Err(error) => self.refuse(tp, &fetch, &error, wants),
             Ok((entry, read)) => {
+                entry.matches = read.diverging.is_none();
                 if let Some(diverging) = read.diverging {
                     if wants || entry.open != Open::No {
                         entry.open = Open::No;
@@ -351,7 +352,7 @@ impl Session {
         for tp in std::mem::take(&mut self.moved) {
             let Some(entry) = self.fetches.get(tp) else { continue };
             let positions = entry.partition.replica_positions(entry.fetch.leader_epoch);
-            if positions.is_none() || positions == entry.told {
+            if positions.is_none() || positions == entry.told || !entry.matches {
                 continue;
             }
             entry.told = positions;

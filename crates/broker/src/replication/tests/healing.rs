@@ -1,0 +1,64 @@
+//! A follower gets back what its disk has damaged.
+
+use highwater_types::BrokerId;
+
+use super::cluster::*;
+
+#[tokio::test]
+async fn t43_a_damaged_range_of_a_follower_is_fetched_anew_from_the_leader() {
+    let mut cluster = Cluster::start(2).await;
+    let topic = cluster.topic(1, &[1, 2], &[("segment.bytes", "20000"), ("min.insync.replicas", "1")]).await;
+    let tp = tp(topic, 0);
+    for n in 0..30 {
+        cluster.commit(1, tp, large(n, 3_000)).await;
+    }
+    cluster.converged(tp).await;
+    let disk = cluster.kill(2).await;
+    cluster.change(tp, |state| state.isr = vec![BrokerId::new(1)]).await;
+    let logs: Vec<_> = disk.files().into_iter().filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+    assert!(logs.len() > 3);
+    // One in the middle of a segment in the middle, and one at its end.
+    disk.flip_bit(&logs[1], 8_000, 3).unwrap();
+    disk.flip_bit(&logs[2], 17_000, 1).unwrap();
+    cluster.start_node(2, disk, |_| {}).await;
+    // Damage may be found at the start, or when it is read.
+    let partition = cluster.partition(2, tp);
+    let found_at_start = partition.unusable_because().is_some();
+    let found = damaged_ranges(&cluster, tp).await;
+    assert!(found_at_start || found.len() == 2, "{found:?}");
+    for range in found {
+        partition.note_damage(range);
+    }
+    cluster.commit(1, tp, large(99, 100)).await;
+    eventually(|| partition.unusable_because().is_none()).await;
+    cluster.converged(tp).await;
+}
+
+/// What a reader of everything finds damaged at broker 2.
+async fn damaged_ranges(
+    cluster: &Cluster,
+    tp: highwater_types::TopicPartition,
+) -> Vec<highwater_storage::DamagedRange> {
+    use highwater_storage::{ReadError, ReadPlan};
+    let partition = cluster.partition(2, tp);
+    let mut damaged = Vec::new();
+    let (ends, _) = partition.positions().unwrap();
+    let mut from = ends.start;
+    while from < ends.end {
+        let read = match partition.read_log(from, 1 << 20) {
+            Ok(ReadPlan::Empty) => break,
+            Ok(ReadPlan::Cached(pieces)) => Ok(pieces.concat().into()),
+            Ok(ReadPlan::File(file)) => file.run().await,
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(bytes) => from = highwater_record::split(bytes).unwrap().last().unwrap().header().next_offset(),
+            Err(ReadError::Damaged(range)) => {
+                from = range.end;
+                damaged.push(range);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    damaged
+}
