@@ -206,12 +206,15 @@ impl Follower {
         log: LogEnds,
         epochs: &EpochHistory,
     ) -> FollowerEffect {
-        match epochs.end_of(diverging.epoch, log.end) {
-            Some((_, own_end)) if own_end.min(diverging.end) >= log.start.max(leader_start) => {
-                FollowerEffect::TruncateTo(own_end.min(diverging.end))
-            }
-            // Nothing here is as old as what the leader has, or it is deleted there by now.
-            _ => FollowerEffect::RestartAt(leader_start),
+        // All that is left here may be newer than what both have: then everything is cut, but the log still starts where
+        // it did. It never goes back below what it deleted, as that was committed.
+        let own_end = epochs.end_of(diverging.epoch, log.end).map_or(log.start, |(_, end)| end);
+        let to = own_end.min(diverging.end);
+        if to >= log.start.max(leader_start) {
+            FollowerEffect::TruncateTo(to)
+        } else {
+            // Deleted at the leader by now; or an unclean election took what was committed.
+            FollowerEffect::RestartAt(leader_start)
         }
     }
 

@@ -138,6 +138,15 @@ fn t5_a_log_with_nothing_in_common_starts_anew_where_the_leader_s_does() {
 }
 
 #[test]
+fn t5_a_log_that_starts_where_it_diverges_is_emptied_but_does_not_go_back_to_an_older_start() {
+    // It deleted all that was committed, below 70; the leader did not, and has nothing of epoch 4.
+    let mut follower = follower(log(70, 120), 70);
+    let response = LeaderResponse { log_start_offset: o(30), ..diverging(1, 70) };
+    assert_eq!(follower.on_response(&response, log(70, 120), &history(&[(4, 70)])), [TruncateTo(o(70))]);
+    assert_eq!(follower.high_watermark(), o(70));
+}
+
+#[test]
 fn t5_truncation_below_the_high_watermark_takes_it_along() {
     // Only an unclean election can ask for this.
     let mut follower = follower(log(0, 120), 110);

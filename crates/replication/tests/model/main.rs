@@ -43,7 +43,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn what_is_promised_with_durability_sync_holds_through_crashes_that_lose_the_unsynced_tail(

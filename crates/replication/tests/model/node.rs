@@ -145,10 +145,13 @@ impl Node {
                 Durability::Replicated => from,
             };
             let known = reign.acknowledged.entry(fetch.follower).or_insert((fetch.broker_epoch, 0));
-            if known.0 != fetch.broker_epoch {
+            if known.0 < fetch.broker_epoch {
                 *known = (fetch.broker_epoch, 0);
             }
-            known.1 = known.1.max(had);
+            // What an incarnation before had counts for nothing (T8).
+            if known.0 == fetch.broker_epoch {
+                known.1 = known.1.max(had);
+            }
         }
         let response = LeaderResponse {
             asked,

@@ -31,3 +31,19 @@ fn t4_a_log_that_may_diverge_still_does_not_adopt_the_high_watermark() {
     steps.extend([Step::Unfence { node: 1, choice: 0 }, news(1), Step::Exchange(1), Step::Exchange(1)]);
     holds(&setup, &steps).unwrap();
 }
+
+/// Broker 3 has deleted all that is committed, and all that it has left diverges. It is cut, but stays where it is: it may
+/// have to lead (it is in the ELR), and must not write the deleted offsets again.
+#[test]
+fn t5_an_eligible_replica_does_not_go_back_below_what_it_deleted() {
+    let setup = Setup { nodes: 3, min_insync: 2, durability: Durability::Replicated, silent: None };
+    let mut steps = vec![Step::Fence { node: 1, choice: 0 }, Step::Elect(2), news(2), news(0)];
+    // Broker 3 commits three records with broker 1, and deletes them.
+    steps.extend([append(3), Step::Exchange(0), Step::Exchange(0), news(2)]);
+    steps.push(Step::DeleteRecords { leader: 0, sixteenths: 16 });
+    // It is cut off, and does not know; broker 1 leads.
+    steps.extend([Step::Failover { node: 0, count: 0 }, Step::Fence { node: 2, choice: 0 }]);
+    // What it writes then, it writes in vain.
+    steps.extend([Step::Append { leader: 1, count: 2, acks_all: false }, news(0), news(2), Step::Exchange(2)]);
+    holds(&setup, &steps).unwrap();
+}

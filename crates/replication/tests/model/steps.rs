@@ -102,7 +102,9 @@ pub enum Step {
 }
 
 pub fn setup(durability: Durability) -> impl Strategy<Value = Setup> {
-    (3usize..=5, 1usize..=3, prop::option::of(0usize..5)).prop_map(move |(nodes, min_insync, silent)| Setup {
+    let nodes = prop_oneof![6 => Just(3usize), 3 => Just(4usize), 2 => Just(5usize)];
+    let min_insync = prop_oneof![4 => Just(1usize), 5 => Just(2usize), 1 => Just(3usize)];
+    (nodes, min_insync, prop::option::of(0usize..5)).prop_map(move |(nodes, min_insync, silent)| Setup {
         nodes,
         min_insync,
         durability,
@@ -130,7 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => node().prop_map(Step::Unanswered),
         6 => (node(), sixteenths()).prop_map(|(node, sixteenths)| Step::Sync { node, sixteenths }),
         14 => (node(), any::<bool>()).prop_map(|(node, all)| Step::Metadata { node, all }),
-        1 => (node(), 0usize..6).prop_map(|(node, back)| Step::OldView { node, back }),
+        3 => (node(), 0usize..6).prop_map(|(node, back)| Step::OldView { node, back }),
         8 => (10u64..1500).prop_map(|ms| Step::Time { ms }),
         1 => (node(), node()).prop_map(|(leader, follower)| Step::SessionClosed { leader, follower }),
         2 => node().prop_map(Step::Crash),
