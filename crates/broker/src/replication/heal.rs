@@ -51,8 +51,10 @@ async fn heal(
     let batches = fetch(core, outside, partition, range, leader, leader_epoch).await?;
     let job = partition.begin_heal(range).map_err(|error| error.to_string())?;
     match job.run(batches).await {
-        Ok(healed) if partition.finish_heal(healed) => Ok(()),
-        Ok(_) => Err("the log was truncated meanwhile".to_owned()),
+        Ok(healed) => match partition.finish_heal(healed) {
+            true => Ok(()),
+            false => Err("the log was truncated meanwhile".to_owned()),
+        },
         Err(error) => {
             partition.abandon_heal();
             Err(error.to_string())
