@@ -37,9 +37,9 @@ fn t4_a_log_that_may_diverge_still_does_not_adopt_the_high_watermark() {
 #[test]
 fn t5_an_eligible_replica_does_not_go_back_below_what_it_deleted() {
     let setup = Setup { nodes: 3, min_insync: 2, durability: Durability::Replicated, silent: None };
-    let mut steps = vec![Step::Fence { node: 1, choice: 0 }, Step::Elect(2), news(2), news(0)];
-    // Broker 3 commits three records with broker 1, and deletes them.
-    steps.extend([append(3), Step::Exchange(0), Step::Exchange(0), news(2)]);
+    // Broker 1 writes three records; broker 3 gets to lead, commits them with broker 1, and deletes them.
+    let mut steps = vec![Step::Fence { node: 1, choice: 0 }, append(3), Step::Exchange(2)];
+    steps.extend([Step::Elect(2), news(2), news(0), Step::Exchange(0), Step::Exchange(0)]);
     steps.push(Step::DeleteRecords { leader: 0, sixteenths: 16 });
     // It is cut off, and does not know; broker 1 leads.
     steps.extend([Step::Failover { node: 0, count: 0 }, Step::Fence { node: 2, choice: 0 }]);
