@@ -62,3 +62,19 @@ async fn a_leader_that_stands_still_is_replaced_and_finds_its_place_when_it_goes
     writers.stop().await;
     scene.check(&Rules::default()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_durability_replicated_too_a_killed_leader_takes_nothing_along() {
+    let mut scene = Scene::with(|config| config, |topic| topic.config("durability", "replicated")).await;
+    let writers = scene.write();
+    for _ in 0..2 {
+        scene.acknowledged(300).await;
+        let dead = scene.leader(1);
+        scene.kill(broker(dead));
+        scene.acknowledged(300).await;
+        scene.start(broker(dead));
+        scene.all_in_sync().await;
+    }
+    writers.stop().await;
+    scene.check(&Rules::default()).await;
+}
