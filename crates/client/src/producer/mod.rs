@@ -27,7 +27,7 @@ use std::time::Duration;
 use highwater_protocol::MESSAGE_SIZE_MAX;
 use highwater_types::{ErrorCode, TopicName};
 use tokio::sync::TryAcquireError;
-use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::client::ClientInner;
@@ -75,9 +75,10 @@ impl Producer {
     /// Fails, with nothing accepted, if the topic or partition does not exist, the record is too large, the buffer stays
     /// full for the delivery timeout, or the producer is closed.
     pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ProduceError> {
-        // A loop over this must not keep the senders from a runtime of one thread.
-        consume_budget().await;
         let shared = &*self.handle.shared;
+        if shared.takes_turn() {
+            yield_now().await;
+        }
         let bytes = record_bytes(&record);
         if let Err(error) = self.reserve(&record, bytes) {
             let Some(wait) = error else { return Err(self.refusal(&record, bytes)) };

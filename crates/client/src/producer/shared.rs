@@ -1,6 +1,6 @@
 //! What a producer's handles and tasks share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use highwater_types::{BrokerId, TimestampMs};
@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     /// One permit for each byte of the buffer that is free.
     pub buffer: Semaphore,
     accumulator: Mutex<Accumulator>,
+    /// Bytes accepted since the last turn of other tasks.
+    turn_bytes: AtomicUsize,
     /// Grows with each change of who leads.
     generation: AtomicU64,
     /// Fires whenever batches were settled.
@@ -40,6 +42,7 @@ impl Shared {
             config,
             buffer,
             accumulator: Mutex::new(Accumulator::new()),
+            turn_bytes: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             settled: Notify::new(),
             attention: Notify::new(),
@@ -54,7 +57,18 @@ impl Shared {
 
     pub fn append(&self, record: ProducerRecord, reserved: usize) -> Appended {
         let timestamp = record.timestamp.unwrap_or_else(|| TimestampMs::new(self.client.seams.clock.now_ms()));
+        self.turn_bytes.fetch_add(reserved, Ordering::Relaxed);
         self.lock().append(record, reserved, timestamp, &self.config, &*self.client.seams.entropy)
+    }
+
+    /// Whether it is the turn of other tasks. A loop that sends without ever waiting would keep the senders from a
+    /// runtime of one thread; a turn for each record, or few, would make the requests small.
+    pub fn takes_turn(&self) -> bool {
+        let due = self.turn_bytes.load(Ordering::Relaxed) >= self.config.batch_bytes;
+        if due {
+            self.turn_bytes.store(0, Ordering::Relaxed);
+        }
+        due
     }
 
     pub fn add_topic(&self, topic: &Arc<TopicMetadata>) {
