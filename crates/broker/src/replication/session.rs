@@ -151,6 +151,9 @@ impl Session {
         }
         for forgotten in &request.forgotten {
             if let Ok(tp) = forgotten.topic_partition() {
+                if let Some(entry) = self.fetches.get(tp) {
+                    entry.partition.on_replica_session_closed(self.follower);
+                }
                 self.forget(tp);
             }
         }

@@ -163,6 +163,13 @@ impl Leader {
         self.advance_clock(now);
         if view.leader_epoch == self.view.leader_epoch && view.partition_epoch > self.view.partition_epoch {
             self.slot.on_newer_view();
+            // Whoever was taken out (fenced, behind, its disk unusable) has to show anew that it keeps up: until then nothing
+            // waits for it to join again.
+            for (_, left) in
+                self.followers.iter_mut().filter(|(b, _)| self.view.isr.contains(b) && !view.isr.contains(b))
+            {
+                left.forget_caught_up();
+            }
             self.view = view.clone();
             self.meet_replicas();
         }

@@ -289,6 +289,17 @@ fn t12_the_high_watermark_waits_for_a_replica_that_keeps_up_until_it_can_join() 
 }
 
 #[test]
+fn t12_nobody_waits_for_a_replica_that_was_taken_out_of_the_isr_until_it_has_caught_up_anew() {
+    // Its disk is offline, so the controller took it out; its stream is open, and it had all until a moment ago.
+    let mut test = Test::replicated(&[1, 2], 1);
+    let _ = test.fetch(2, 100);
+    let _ = test.append(110);
+    assert_eq!(test.leader.high_watermark(), o(100));
+    let effects = test.on_view(&view(&[1], 8), &[1, 2, 3]);
+    assert_eq!(effects, high_watermark(110));
+}
+
+#[test]
 fn t12_nobody_waits_for_a_replica_that_has_fallen_behind() {
     let mut test = Test::replicated(&[1], 1);
     let _ = test.fetch(3, 100);

@@ -51,7 +51,9 @@ fn t9_having_kept_up_until_a_moment_ago_does_not_stand_for_the_high_watermark_or
     let _ = test.fetch(3, 85);
     assert_eq!(test.on_view(&view(&[1, 2], 9), &[1, 2, 3]).propose_isr, None, "before the epoch's start");
 
-    let mut test = fenced();
+    // And here it never was in the ISR, and is unfenced only after the high watermark has gone on.
+    let mut test = Test::replicated(&[1, 2], 2);
+    let _ = test.on_view(&view(&[1, 2], 8), &[1, 2]);
     let _ = test.fetch(3, 100);
     let _ = test.append(120);
     assert_eq!(test.fetch(2, 120), high_watermark(120), "nobody waits for a fenced replica");
