@@ -30,7 +30,11 @@ impl WallClock for SimClock {
 pub fn seams(seed: u64, host: &str) -> Seams {
     let life = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
     let name = host.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    Seams { net: Arc::new(SimNet), clock: Arc::new(SimClock), entropy: Arc::new(SeededEntropy::new(seed ^ name ^ life)) }
+    Seams {
+        net: Arc::new(SimNet),
+        clock: Arc::new(SimClock),
+        entropy: Arc::new(SeededEntropy::new(seed ^ name ^ life)),
+    }
 }
 
 pub fn controller_host(id: u64) -> String {
@@ -124,4 +128,3 @@ pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
     }
     hardware
 }
-

@@ -10,11 +10,22 @@ use crate::cluster::Hardware;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The process dies. With power loss, what was not synced goes with it.
-    Crash { host: String, power_loss: bool },
-    Restart { host: String },
+    Crash {
+        host: String,
+        power_loss: bool,
+    },
+    Restart {
+        host: String,
+    },
     /// No messages between two hosts, both ways.
-    Cut { a: String, b: String },
-    Heal { a: String, b: String },
+    Cut {
+        a: String,
+        b: String,
+    },
+    Heal {
+        a: String,
+        b: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

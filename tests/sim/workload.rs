@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_client::{
-    Client, Consumer, ConsumerConfig, NewTopic, Offset, OffsetAt, Outcome, PartitionId, ProducerConfig, ProducerRecord, StartAt,
+    Client, Consumer, ConsumerConfig, NewTopic, Offset, OffsetAt, Outcome, PartitionId, ProducerConfig, ProducerRecord,
+    StartAt,
 };
-use highwater_testkit::history::{Event, Place, RecordId, checksum, payload, record_id};
 use highwater_testkit::History;
+use highwater_testkit::history::{Event, Place, RecordId, checksum, payload, record_id};
 use tokio::time::Instant;
 
 use crate::cluster::{bootstrap, seams};

@@ -101,6 +101,11 @@ impl History {
         events.push(Timed { at, event });
     }
 
+    /// For who stands outside of the simulated time in which the history runs. Times must not go back.
+    pub fn record_at(&self, at: Duration, event: Event) {
+        self.lock().push(Timed { at, event });
+    }
+
     pub fn fault(&self, what: impl Into<String>) {
         self.record(Event::Fault { what: what.into() });
     }
