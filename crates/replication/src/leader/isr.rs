@@ -41,6 +41,8 @@ pub enum ProposalOutcome {
     /// Carried out; the metadata will show it at this partition epoch.
     Accepted { partition_epoch: PartitionEpoch },
     /// The controller compared the epochs, found them to be its own, and changed nothing.
+    /// Only of a proposal that was sent once: it may be refused for what the partition epoch does not show (a member was
+    /// fenced), so that another attempt, still on its way, is taken after all. Sent again, it is [`Self::Unknown`].
     Refused,
     /// The controller has moved on (partition epoch, leader epoch or leader): newer metadata is on its way.
     Stale,

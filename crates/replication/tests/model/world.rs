@@ -1,5 +1,6 @@
 //! Nodes, controller, and what is between them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use highwater_replication::{
@@ -53,6 +54,8 @@ pub struct World {
     proposals: Vec<SentProposal>,
     decisions: Vec<(u64, ProposalOutcome)>,
     calls: Vec<Call>,
+    /// Calls whose proposal arrives more than once.
+    repeated: BTreeSet<u64>,
     next_call: u64,
     next_value: u64,
     /// What stood below a leader's high watermark when it got there, by offset.
@@ -89,6 +92,7 @@ impl World {
             proposals: Vec::new(),
             decisions: Vec::new(),
             calls: Vec::new(),
+            repeated: BTreeSet::new(),
             next_call: 0,
             next_value: 0,
             shown: Vec::new(),
@@ -269,7 +273,11 @@ impl World {
                 }
             }
             Traffic::Proposals => {
-                if let Some(sent) = take(&mut self.proposals, at, fate)
+                let sent = take(&mut self.proposals, at, fate);
+                if let (Some(sent), Fate::Repeats) = (&sent, fate) {
+                    self.repeated.insert(sent.call);
+                }
+                if let Some(sent) = sent
                     && let Some(outcome) = self.propose(&sent)
                 {
                     push(&mut self.decisions, (sent.call, outcome));
@@ -291,7 +299,9 @@ impl World {
         let before = self.controller.view.isr.clone();
         let outcome = self.controller.alter(sent.from, sent.from_epoch, &sent.proposal);
         self.joined.extend(self.controller.view.isr.iter().copied().filter(|b| !before.contains(b)));
-        Some(outcome)
+        // What refuses one attempt may have passed when the other one arrives.
+        let is_open = outcome == ProposalOutcome::Refused && self.repeated.contains(&sent.call);
+        Some(if is_open { ProposalOutcome::Unknown } else { outcome })
     }
 
     fn decide(&mut self, call: u64, outcome: ProposalOutcome) {
