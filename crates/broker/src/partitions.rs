@@ -271,7 +271,8 @@ impl Partitions {
         }
         let map = self.all();
         self.change_map(|map| gone.iter().for_each(|tp| _ = map.remove(tp)));
-        for partition in gone.iter().filter_map(|tp| map.get(tp)).cloned() {
+        for partition in gone.iter().filter_map(|tp| map.get(tp)) {
+            let partition = Arc::clone(partition);
             let tp = partition.tp();
             let was_deleted = before.partition(tp).is_some() && image.partition(tp).is_none();
             partition.retire(was_deleted);

@@ -7,3 +7,4 @@ mod offsets;
 mod produce;
 mod roles;
 mod storage;
+mod whole;

@@ -165,7 +165,7 @@ async fn t43_a_folder_that_the_metadata_does_not_know_is_left_alone() {
 async fn retention_by_size_lets_go_of_the_oldest_and_readers_are_told() {
     let disk = SimDisk::new(5);
     let mut test = TestBroker::start_with(disk, |config| config.retention_interval_ms = 20).await;
-    let configs = [("segment.bytes", "4096"), ("retention.bytes", "8192")];
+    let configs = [("segment.bytes", "4096"), ("retention.bytes", "8192"), ("retention.ms", "-1")];
     let tp = partition_of(test.topic(1, &[ME], &configs).await, 0);
     for _ in 0..60 {
         test.produce_to(tp, Acks::All, batch(&[&"x".repeat(500)])).await;

@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-pub(super) const HEARTBEAT_MS: u32 = 30;
-pub(super) const SESSION_TIMEOUT_MS: u32 = 400;
+pub(crate) const HEARTBEAT_MS: u32 = 30;
+pub(crate) const SESSION_TIMEOUT_MS: u32 = 400;
 
-pub(super) struct State {
+pub(crate) struct State {
     pub image: ClusterImage,
     records: Vec<Record>,
     /// Heartbeats and registrations heard, by controller.
@@ -33,7 +33,7 @@ pub(super) struct State {
 
 /// All controllers.
 #[derive(Clone)]
-pub(super) struct Fake {
+pub(crate) struct Fake {
     pub state: Arc<Mutex<State>>,
     pub endpoints: Vec<Endpoint>,
     active: Arc<watch::Sender<Option<usize>>>,
@@ -45,7 +45,7 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    pub(super) async fn start(controllers: usize) -> Self {
+    pub(crate) async fn start(controllers: usize) -> Self {
         let mut listeners = Vec::new();
         let mut endpoints = Vec::new();
         for _ in 0..controllers {
@@ -79,7 +79,7 @@ impl Fake {
         fake
     }
 
-    pub(super) fn run(&self, command: &Command) -> Result<CommandResponse, CommandError> {
+    pub(crate) fn run(&self, command: &Command) -> Result<CommandResponse, CommandError> {
         let mut state = self.state.lock().unwrap();
         state.seed += 1;
         let decision = decide(&state.image, command, state.seed)?;
@@ -89,15 +89,15 @@ impl Fake {
         Ok(decision.response)
     }
 
-    pub(super) fn set_active(&self, active: Option<usize>) {
+    pub(crate) fn set_active(&self, active: Option<usize>) {
         self.active.send_replace(active);
     }
 
-    pub(super) fn image(&self) -> ClusterImage {
+    pub(crate) fn image(&self) -> ClusterImage {
         self.state.lock().unwrap().image.clone()
     }
 
-    pub(super) fn create_topic(&self, name: &str, replicas: &[u32], configs: &[(&str, &str)]) -> TopicPartition {
+    pub(crate) fn create_topic(&self, name: &str, replicas: &[u32], configs: &[(&str, &str)]) -> TopicPartition {
         let command = Command::CreateTopic {
             name: name.into(),
             partitions: 0,
@@ -113,7 +113,7 @@ impl Fake {
     }
 
     /// A broker without a process.
-    pub(super) fn add_broker(&self, id: u32) -> BrokerEpoch {
+    pub(crate) fn add_broker(&self, id: u32) -> BrokerEpoch {
         let broker = BrokerId::new(id);
         let response = self.run(&Command::RegisterBroker(Registration {
             broker,
@@ -375,6 +375,6 @@ impl Controller for Node {
 }
 
 /// The code in a status.
-pub(super) fn code(status: &Status) -> ErrorCode {
+pub(crate) fn code(status: &Status) -> ErrorCode {
     highwater_protocol::code_of(&error_from_status(status))
 }
