@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::load::{LoadArgs, latencies, stamp};
 use super::place::{Bench, PlaceArgs};
-use super::produce::own_cpu;
+use super::produce::{own_cpu, usage_at};
 use super::report::{Measured, Report, Settings, all_written};
 use crate::failure::{Failure, Outcome};
 use crate::output::OutputArgs;
@@ -39,10 +39,10 @@ impl EndToEnd {
         let reader = tokio::spawn(read(bench.client.clone(), bench.topic.clone(), began, Arc::clone(&seen), assigned));
         // If the reader fails before, its error is told below.
         let _ = ready.wait_for(|ready| *ready).await;
-        let (servers, client) = (bench.usage(), own_cpu());
         let warm = Instant::now() + self.load.warm_up;
         seen.lock().unwrap_or_else(PoisonError::into_inner).warm = Some(warm);
-        let sent = self.load.run(&bench, began, warm).await?;
+        let (sent, (servers, client)) = tokio::join!(self.load.run(&bench, began, warm), usage_at(&bench, warm));
+        let sent = sent?;
         let (records, latency, last) = wait_for_all(&seen, sent.records).await;
         let took = last.saturating_duration_since(warm);
         if reader.is_finished() {

@@ -1,6 +1,6 @@
 //! `highwater bench produce`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use highwater_testkit::usage::Usage;
@@ -30,9 +30,10 @@ pub struct Produce {
 impl Produce {
     pub async fn run(self) -> Outcome {
         let bench = Bench::set_up(&self.place).await?;
-        let (servers, client) = (bench.usage(), own_cpu());
         let began = Instant::now();
-        let sent = self.load.run(&bench, began, began + self.load.warm_up).await?;
+        let warm = began + self.load.warm_up;
+        let (sent, (servers, client)) = tokio::join!(self.load.run(&bench, began, warm), usage_at(&bench, warm));
+        let sent = sent?;
         let measured = Measured {
             records: sent.records,
             bytes: sent.records * u64::from(self.load.record_size),
@@ -48,7 +49,13 @@ impl Produce {
     }
 }
 
+/// What servers and client have used when the warm-up ends: what comes after is counted.
+pub async fn usage_at(bench: &Bench, warm: Instant) -> (Vec<(String, Usage)>, Duration) {
+    tokio::time::sleep_until(warm.into()).await;
+    (bench.usage(), own_cpu())
+}
+
 /// Processor time that this process has used.
-pub fn own_cpu() -> std::time::Duration {
+pub fn own_cpu() -> Duration {
     Usage::of(std::process::id()).unwrap_or_default().cpu
 }
