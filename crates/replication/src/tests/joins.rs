@@ -13,17 +13,17 @@ fn joins(effects: &Effects, broker: u32) -> bool {
     effects.propose_isr.iter().flat_map(|p| &p.new_isr).any(|member| member.broker == b(broker))
 }
 
-/// Broker 3 was in the ISR a moment ago, so it keeps up; the controller has fenced it.
-fn just_fenced() -> Test {
-    let mut test = Test::replicated(&[1, 2, 3], 2);
-    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2]), nothing());
-    test
+/// The controller refused broker 3, which keeps up; what it says from now on is a late entry's, of before it had all.
+fn refused(test: &mut Test) {
+    assert_eq!(test.answer(ProposalOutcome::Refused), nothing());
+    test.at(test.now + test.leader.config().proposal_backoff);
 }
 
 #[test]
 fn t9_a_replica_that_keeps_up_joins_only_with_all_that_is_older_than_the_epoch() {
-    let mut test = just_fenced();
-    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), nothing());
+    let mut test = Test::replicated(&[1, 2], 2);
+    assert!(joins(&test.fetch(3, 100), 3));
+    refused(&mut test);
     // The high watermark is 80 yet.
     assert!(!joins(&test.fetch(3, 90), 3));
     assert!(joins(&test.fetch(3, 100), 3));
@@ -31,17 +31,22 @@ fn t9_a_replica_that_keeps_up_joins_only_with_all_that_is_older_than_the_epoch()
 
 #[test]
 fn t9_a_replica_that_keeps_up_joins_only_with_all_that_is_committed() {
-    let mut test = just_fenced();
+    let mut test = Test::replicated(&[1, 2], 2);
     let _ = test.append(120);
+    assert!(joins(&test.fetch(3, 120), 3));
+    refused(&mut test);
+    // Nobody waits for it while it is fenced.
+    let _ = test.on_view(&view(&[1, 2], 7), &[1, 2]);
     assert_eq!(test.fetch(2, 120), high_watermark(120));
-    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), nothing());
-    assert!(!joins(&test.fetch(3, 110), 3));
+    assert_eq!(test.fetch(3, 110), nothing());
+    assert_eq!(test.on_view(&view(&[1, 2], 7), &[1, 2, 3]), nothing());
     assert!(joins(&test.fetch(3, 120), 3));
 }
 
 #[test]
 fn t8_a_new_incarnation_does_not_keep_up_because_the_old_one_did() {
-    let mut test = just_fenced();
+    let mut test = Test::replicated(&[1, 2, 3], 2);
+    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2]), nothing());
     let restarted = BrokerEpoch::new(40);
     let alive = BTreeMap::from([(b(1), BrokerEpoch::new(11)), (b(2), BrokerEpoch::new(12)), (b(3), restarted)]);
     // Of the old incarnation, still on its way.
