@@ -180,6 +180,7 @@ pub(crate) async fn open(config: BrokerConfig, seams: &Seams, disk: &Arc<dyn Dis
         me: config.id,
         clock: clock.clone(),
         replica_lag_time_max: config.replica_lag_time_max(),
+        cache_bytes: config.cache_bytes,
         proposals,
         following,
         unusable: Notify::new(),

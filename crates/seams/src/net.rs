@@ -131,6 +131,8 @@ pub fn channel(net: &Arc<dyn Net>, host: &str, port: u16) -> Channel {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(32 << 20)
+        // What the peer may send in one frame: large answers come in few pieces.
+        .max_frame_size(1 << 20)
         .tcp_nodelay(true);
     let (net, host) = (Arc::clone(net), host.to_owned());
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {

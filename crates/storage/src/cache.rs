@@ -18,21 +18,27 @@ const MERGED_BYTES: usize = 64 << 10;
 /// What a log may keep even when the budget of the process is used up.
 const FLOOR_BYTES: usize = 256 << 10;
 
-/// Bounds what all caches of a process hold together.
+/// Bounds what all caches of a process hold together. While it is used up, a log that holds more than its even share makes
+/// room for its appends by itself; one that holds less grows at the expense of those, as they append next. So it is exceeded by
+/// no more than idle logs hold, until [`crate::Log::age_cache`] empties them.
 pub struct CacheBudget {
     limit: usize,
     used: AtomicUsize,
+    /// Caches that hold anything.
+    holders: AtomicUsize,
 }
 
 impl CacheBudget {
     pub const fn new(limit_bytes: usize) -> Self {
-        Self { limit: limit_bytes, used: AtomicUsize::new(0) }
+        Self { limit: limit_bytes, used: AtomicUsize::new(0), holders: AtomicUsize::new(0) }
     }
     pub fn used_bytes(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
-    fn is_over(&self) -> bool {
-        self.used_bytes() > self.limit
+    /// Whether a log that holds so much has to make room.
+    fn is_over(&self, held_bytes: usize) -> bool {
+        let share = self.limit / self.holders.load(Ordering::Relaxed).max(1);
+        self.used_bytes() > self.limit && held_bytes > share.max(FLOOR_BYTES)
     }
 }
 
@@ -88,6 +94,9 @@ impl Cache {
             self.clear();
         }
         let len = bytes.len();
+        if self.bytes == 0 && len > 0 {
+            self.budget.holders.fetch_add(1, Ordering::Relaxed);
+        }
         self.bytes += len;
         self.budget.used.fetch_add(len, Ordering::Relaxed);
         self.entries.push_back(Entry { base, end, bytes });
@@ -100,7 +109,7 @@ impl Cache {
             }
         }
         self.shrink_to(limit);
-        while self.budget.is_over() && self.bytes > FLOOR_BYTES {
+        while self.budget.is_over(self.bytes) {
             self.pop_oldest();
         }
     }
@@ -125,6 +134,9 @@ impl Cache {
     }
 
     fn release(&mut self, bytes: usize) {
+        if bytes > 0 && self.bytes == bytes {
+            self.budget.holders.fetch_sub(1, Ordering::Relaxed);
+        }
         self.bytes -= bytes;
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -67,6 +67,8 @@ pub(crate) struct PartitionEnv {
     pub me: BrokerId,
     pub clock: Clock,
     pub replica_lag_time_max: Duration,
+    /// For the newest batches of a log that this broker leads.
+    pub cache_bytes: usize,
     pub proposals: mpsc::UnboundedSender<IsrProposal>,
     pub following: mpsc::UnboundedSender<FollowChange>,
     /// What can't be served has changed.

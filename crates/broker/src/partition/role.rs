@@ -5,10 +5,13 @@ use std::sync::atomic::Ordering;
 
 use highwater_metadata::PartitionLogEnd;
 use highwater_replication::{AliveBrokers, Follower, Leader, LeaderConfig, PartitionView, last_epoch};
-use highwater_storage::AppendError;
+use highwater_storage::{AppendError, LogConfig};
 use highwater_types::{BrokerId, TopicConfig};
 
 use super::{FollowChange, News, Partition, Role, State, Storage, Wakes, log_ends};
+
+/// Nobody reads from a follower: it keeps what readers will want first should it lead next.
+const FOLLOWER_CACHE_BYTES_MAX: usize = 1 << 20;
 
 /// A decision about one partition, with the configuration and the brokers of the same image (T16).
 pub(crate) struct Assignment {
@@ -105,6 +108,7 @@ impl State {
         let high_watermark = self.high_watermark();
         self.end_role(partition, wakes);
         wakes.news(&self.subscriptions, News::ROLE);
+        self.set_cache_bytes(partition.env.cache_bytes);
         let Storage::Open(log) = &mut self.storage else { return };
         match log.begin_epoch(view.leader_epoch) {
             // Without space the epoch is written down by the first append, which is where it starts in any case.
@@ -141,6 +145,13 @@ impl State {
         let _ = partition.env.following.send(change);
     }
 
+    fn set_cache_bytes(&mut self, cache_bytes: usize) {
+        if let Storage::Open(log) = &mut self.storage {
+            let config = LogConfig { cache_bytes, ..log.config().clone() };
+            log.update_config(config);
+        }
+    }
+
     /// Everybody who waits on the present role is told that it is over.
     fn end_role(&mut self, partition: &Arc<Partition>, wakes: &mut Wakes) {
         let high_watermark = self.high_watermark();
@@ -152,6 +163,7 @@ impl State {
             }
             Role::Leader(_) | Role::None => {}
         }
+        self.set_cache_bytes(partition.env.cache_bytes.min(FOLLOWER_CACHE_BYTES_MAX));
         if let Storage::Open(log) = &mut self.storage {
             log.note_high_watermark(high_watermark);
         }

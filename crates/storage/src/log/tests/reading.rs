@@ -103,6 +103,22 @@ fn logs_share_the_budget_of_their_process() {
     assert_eq!(budget.used_bytes(), 0);
 }
 
+#[test]
+fn a_log_that_comes_late_gets_its_share_of_the_budget() {
+    let budget = Arc::new(crate::CacheBudget::new(4 << 20));
+    let mut first = Fixture::with(|config| config.cache_budget = budget.clone());
+    let mut second = Fixture::with(|config| config.cache_budget = budget.clone());
+    (0..100).for_each(|_| _ = first.append(batch(1, 50_000, 0)));
+    for _ in 0..100 {
+        first.append(batch(1, 50_000, 0));
+        second.append(batch(1, 50_000, 0));
+    }
+    for f in [&first, &second] {
+        assert!(f.log.cache.bytes() > 1_900_000, "{}", f.log.cache.bytes());
+    }
+    assert!(budget.used_bytes() <= (4 << 20) + 120_000, "{}", budget.used_bytes());
+}
+
 fn at(f: &Fixture, time: i64, below: i64) -> Option<(i64, i64)> {
     let found = block_on(f.log.offset_for_timestamp(ms(time), offset(below)).run()).unwrap();
     found.map(|TimestampFound { offset, timestamp }| (offset.get(), timestamp.get()))
