@@ -141,6 +141,8 @@ pub struct ClusterLink {
 /// An ISR proposal and who waits for what becomes of it.
 struct Proposal {
     proposal: AlterPartition,
+    /// A call with it ended without an answer: it may be on its way still, whatever a later call says.
+    doubtful: bool,
     reply: oneshot::Sender<Result<AlteredPartition, v1::Error>>,
 }
 
@@ -304,7 +306,7 @@ impl ClusterLink {
             let message = "this broker is shutting down";
             v1::Error::new(highwater_types::ErrorCode::BrokerShuttingDown, message)
         };
-        self.proposals.send(Proposal { proposal, reply }).map_err(|_| gone())?;
+        self.proposals.send(Proposal { proposal, doubtful: false, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use highwater_metadata::ClusterImage;
 use highwater_protocol::internal::AlterPartitionsRequest;
 use highwater_protocol::{PartitionKey, code_of, v1};
+use highwater_replication::{ProposalOutcome, isr_error_outcome};
 use highwater_types::{BrokerId, ErrorCode};
 use tokio::sync::mpsc;
 
@@ -80,19 +81,35 @@ async fn carry_batch(shared: &Shared, batch: &mut Vec<Proposal>) {
                     Err(v1::Error::new(ErrorCode::Internal, message))
                 };
                 let result = results.get(&waiting.proposal.partition).cloned().unwrap_or_else(missing);
+                let result = result.map_err(|error| in_doubt(waiting.doubtful, error));
                 // Whoever has given up waiting needs no answer.
                 let _ = waiting.reply.send(result);
             }
         }
-        // Compare-and-set: to ask again can do no harm.
-        Err(error) if may_pass(&error) => tokio::time::sleep(RETRY_PAUSE).await,
+        // Compare-and-set: to ask again can do no harm, but from now on a refusal proves nothing.
+        Err(error) if may_pass(&error) => {
+            if error.outcome_unknown {
+                batch.iter_mut().for_each(|waiting| waiting.doubtful = true);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
         Err(error) => {
             tracing::warn!(code = %code_of(&error), message = error.message, "ISR proposals were refused");
             for waiting in batch.drain(..) {
-                let _ = waiting.reply.send(Err(error.clone()));
+                let _ = waiting.reply.send(Err(in_doubt(waiting.doubtful, error.clone())));
             }
         }
     }
+}
+
+/// A refusal for what the partition epoch does not show (a member was fenced) says nothing of an earlier attempt that is
+/// still on its way: the leader must go on counting the members that it proposed (T11).
+fn in_doubt(doubtful: bool, error: v1::Error) -> v1::Error {
+    if doubtful && isr_error_outcome(code_of(&error)) == ProposalOutcome::Refused {
+        let message = format!("an earlier attempt got no answer and may yet be carried out; then: {}", error.message);
+        return v1::Error::new(ErrorCode::RequestTimedOut, message);
+    }
+    error
 }
 
 fn may_pass(error: &v1::Error) -> bool {
@@ -119,5 +136,21 @@ fn drop_obsolete(image: &ClusterImage, me: BrokerId, batch: &mut Vec<Proposal>) 
     for waiting in batch.extract_if(.., |waiting| !holds(waiting) || waiting.reply.is_closed()) {
         let message = "the partition has changed since the proposal was made";
         let _ = waiting.reply.send(Err(v1::Error::new(ErrorCode::InvalidUpdateVersion, message)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t11_a_refusal_after_an_attempt_without_answer_is_no_certainty() {
+        let refusal = || v1::Error::new(ErrorCode::IneligibleReplica, "broker 2 is fenced");
+        assert_eq!(code_of(&in_doubt(false, refusal())), ErrorCode::IneligibleReplica);
+        let doubted = in_doubt(true, refusal());
+        assert!(doubted.outcome_unknown && doubted.message.contains("broker 2 is fenced"));
+        // What the partition epoch does show is certain: no attempt on that epoch can be taken any more.
+        let stale = v1::Error::new(ErrorCode::InvalidUpdateVersion, "newer");
+        assert_eq!(code_of(&in_doubt(true, stale)), ErrorCode::InvalidUpdateVersion);
     }
 }
