@@ -9,7 +9,7 @@ use clap::Args;
 use highwater_client::{Client, ConsumerConfig, Offset, OffsetAt, PartitionId, StartAt, TimestampMs};
 
 use crate::args::{ConnectArgs, block_on};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 
 pub mod format;
 pub mod time;
@@ -78,6 +78,15 @@ impl Consume {
         let client = self.connect.connect().await?;
         let mut left = self.max.unwrap_or(u64::MAX);
         let mut ends = if self.until_end { self.ends(&client).await? } else { BTreeMap::new() };
+        // Without --until-end the broker says so; here nothing would be asked of it.
+        if let StartAt::Offset(from) = self.from.0
+            && let Some((id, end)) = ends.iter().find(|(_, end)| from > **end)
+        {
+            let topic = &self.topic;
+            return Err(Failure::failed(format!(
+                "read topic {topic:?}: partition {id} ends at {end}, and offset {from} is beyond that; ask for {end} or less"
+            )));
+        }
         let mut consumer = client.consumer(ConsumerConfig::default());
         if self.partition.is_empty() {
             consumer.assign_topic(&self.topic, self.from.0).await?;
