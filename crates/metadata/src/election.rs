@@ -91,7 +91,10 @@ pub(crate) fn settle(
             (was_copy(b) || old.last_known_elr.contains(&b)) && !isr.contains(&b) && !next.elr.contains(&b)
         });
     }
-    next.storage_lost.retain(|b| !isr.contains(b));
+    // Elected in spite of it: it stays noted for this one change, so that the broker learns that its report was heard. Said
+    // again, it would cost the leader that it made.
+    let heard = unclean.as_ref().map(|report| report.chosen.broker);
+    next.storage_lost.retain(|b| !isr.contains(b) || heard == Some(*b));
     next.isr = isr;
     if leader != old.leader {
         next.leader = leader;

@@ -397,3 +397,20 @@ fn lost_storage_is_no_copy() {
     cluster.set_isr(&[1, 2]);
     assert!(cluster.p().storage_lost.is_empty());
 }
+
+#[test]
+fn t19_a_loss_told_again_does_not_cost_the_leader_that_was_elected_in_spite_of_it() {
+    let mut cluster = Cluster::with_topic(3, &[("unclean.leader.election", "proactive"), ("min.insync.replicas", "1")]);
+    let leader = cluster.leader().unwrap();
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.fence(id);
+    }
+    cluster.report_end(leader, 0, 0);
+    cluster.report_unusable(leader, false, true);
+    cluster.report_end(leader, 0, 0);
+    let elected = cluster.p().clone();
+    assert_eq!(elected.leader, Some(b(leader)), "nobody else is there, and the policy is to go on");
+    assert!(elected.storage_lost.contains(&b(leader)), "so that the broker sees that it was heard");
+    cluster.report_unusable(leader, false, true);
+    assert_eq!(*cluster.p(), elected);
+}
