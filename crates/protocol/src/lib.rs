@@ -5,6 +5,7 @@
 
 mod error;
 mod ids;
+mod inbound;
 
 // The nesting follows the proto packages, as the generated code's paths expect.
 #[allow(clippy::all, clippy::unwrap_used, missing_docs)]
@@ -26,6 +27,7 @@ pub use generated::v1;
 
 pub use error::{ProtocolError, code_of, error_from_status, status_from_error};
 pub use ids::{PartitionKey, topic_id_bytes};
+pub use inbound::Inbound;
 
 /// Descriptors of the client-facing services, for gRPC reflection.
 pub const CLIENT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/highwater_descriptors.bin"));

@@ -8,11 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_protocol::internal::replication_client::ReplicationClient;
 use highwater_protocol::internal::{
     ForgottenPartition, ReplicaFetchPartitionResult, ReplicaFetchRequest, ReplicaFetchResponse,
 };
-use highwater_protocol::{MESSAGE_SIZE_MAX, PartitionKey, code_of, topic_id_bytes, v1};
+use highwater_protocol::{Inbound, MESSAGE_SIZE_MAX, PartitionKey, code_of, topic_id_bytes, v1};
 use highwater_record::split;
 use highwater_replication::{Asked, FollowerReaction};
 use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, TopicPartition};
@@ -27,6 +26,8 @@ use super::wire;
 use crate::core::Core;
 use crate::partition::{Partition, PartitionError};
 
+/// Called without tonic's own client, which copies every payload that it takes.
+const REPLICATE: &str = "/highwater.internal.v1.Replication/Replicate";
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
@@ -112,11 +113,14 @@ impl Fetcher {
         };
         self.followed.start_over();
         let channel = self.outside.peers.channel(&endpoint);
-        let mut client = ReplicationClient::new(channel).max_decoding_message_size(MESSAGE_SIZE_MAX);
         let (requests, to_send) = mpsc::channel(REQUESTS_AHEAD);
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, client.replicate(ReceiverStream::new(to_send))).await;
+        let opened = tokio::time::timeout(
+            OPEN_TIMEOUT,
+            Inbound::<ReplicaFetchResponse>::call(channel, REPLICATE, ReceiverStream::new(to_send), MESSAGE_SIZE_MAX),
+        )
+        .await;
         let mut answers = match opened {
-            Ok(Ok(answers)) => answers.into_inner(),
+            Ok(Ok(answers)) => answers,
             Ok(Err(status)) => return End::Broken(status.to_string()),
             Err(_) => return End::Broken(format!("{endpoint} has not answered for {OPEN_TIMEOUT:?}")),
         };

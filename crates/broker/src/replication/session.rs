@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_protocol::internal::{ReplicaFetchPartition, ReplicaFetchPartitionResult, ReplicaFetchRequest};
-use highwater_protocol::{PartitionKey, status_from_error};
+use highwater_protocol::{Inbound, PartitionKey, status_from_error};
 use highwater_replication::FollowerFetch;
 use highwater_storage::ReadError;
 use highwater_types::{BrokerEpoch, BrokerId, TopicPartition};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::cold_reads::{ColdRead, ColdReads};
 use super::open_fetches::{Open, OpenFetches};
@@ -62,7 +62,7 @@ struct Session {
 pub(super) async fn run(
     core: Arc<Core>,
     sessions: Arc<Sessions>,
-    mut inbound: Streaming<ReplicaFetchRequest>,
+    mut inbound: Inbound<ReplicaFetchRequest>,
     answers: Answers,
 ) {
     let first = tokio::select! {
@@ -108,7 +108,7 @@ impl Session {
     /// Returns what the follower is to be told at the end.
     async fn serve(
         &mut self,
-        inbound: &mut Streaming<ReplicaFetchRequest>,
+        inbound: &mut Inbound<ReplicaFetchRequest>,
         answers: &Answers,
         place: &Place,
     ) -> Option<Status> {

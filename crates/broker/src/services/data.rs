@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use highwater_protocol::{MESSAGE_SIZE_MAX, PartitionKey, ProtocolError, topic_id_bytes, v1};
+use highwater_protocol::{Inbound, MESSAGE_SIZE_MAX, PartitionKey, ProtocolError, topic_id_bytes, v1};
 use highwater_types::{LeaderEpoch, TimestampMs};
 use tonic::body::Body;
-use tonic::codec::Codec;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::error::{invalid, to_wire};
@@ -19,7 +18,7 @@ use super::{fetch_session, gather, produce_session};
 use crate::core::Core;
 use crate::partition::{OffsetAt, PartitionError};
 
-/// Routes the methods itself, because tonic's own server copies every payload that it sends.
+/// Routes the methods itself, because tonic's own server copies every payload that it takes or sends.
 #[derive(Clone)]
 pub(crate) struct DataService {
     core: Arc<Core>,
@@ -44,9 +43,8 @@ where
 }
 
 /// The messages of a request body.
-pub(crate) fn messages<T: prost::Message + Default + Send + 'static>(request: http::Request<Body>) -> Streaming<T> {
-    let decoder = ProstCodec::<T, T>::default().decoder();
-    Streaming::new_request(decoder, request.into_body(), None, Some(MESSAGE_SIZE_MAX))
+pub(crate) fn messages<T: prost::Message + Default>(request: http::Request<Body>) -> Inbound<T> {
+    Inbound::of_request(request.into_body(), MESSAGE_SIZE_MAX)
 }
 
 impl Service<http::Request<Body>> for DataService {
@@ -61,13 +59,9 @@ impl Service<http::Request<Body>> for DataService {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let core = Arc::clone(&self.core);
         match request.uri().path() {
-            "/highwater.v1.Data/Produce" => Box::pin(async move {
-                let produce = tower_fn(move |request: Request<Streaming<v1::ProduceRequest>>| {
-                    let answers = produce_session::produce(Arc::clone(&core), request.into_inner());
-                    async move { Ok(Response::new(answers)) }
-                });
-                Ok(grpc().streaming(produce, request).await)
-            }),
+            "/highwater.v1.Data/Produce" => {
+                Box::pin(async move { Ok(gather::response(produce_session::produce(core, messages(request)))) })
+            }
             "/highwater.v1.Data/Fetch" => {
                 Box::pin(async move { Ok(gather::response(fetch_session::fetch(core, messages(request)))) })
             }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, Stream};
-use highwater_protocol::{PartitionKey, topic_id_bytes, v1};
+use highwater_protocol::{Inbound, PartitionKey, topic_id_bytes, v1};
 use highwater_types::{LeaderEpoch, Offset};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::deadlines::Deadlines;
 use super::error::{invalid, to_wire};
@@ -44,7 +44,7 @@ type Read = BoxFuture<'static, (u64, Vec<FetchedPartition>)>;
 
 struct Session {
     core: Arc<Core>,
-    inbound: Option<Streaming<v1::FetchRequest>>,
+    inbound: Option<Inbound<v1::FetchRequest>>,
     open: BTreeMap<u64, Open>,
     reads: FuturesUnordered<Read>,
     deadlines: Deadlines,
@@ -65,7 +65,7 @@ enum Event {
 /// The answers to the requests of `inbound`.
 pub(crate) fn fetch(
     core: Arc<Core>,
-    inbound: Streaming<v1::FetchRequest>,
+    inbound: Inbound<v1::FetchRequest>,
 ) -> impl Stream<Item = Result<Gathered, Status>> + Send {
     let (ready_to, ready) = mpsc::unbounded_channel();
     let session = Session {
@@ -194,8 +194,7 @@ impl Session {
     }
 
     fn encode(&self, request_id: u64, found: Vec<FetchedPartition>) -> Gathered {
-        let mut message = Gathered::new();
-        message.fields(&v1::FetchResponse { request_id, partitions: Vec::new(), error: None });
+        let mut message = Gathered::of(&v1::FetchResponse { request_id, partitions: Vec::new(), error: None });
         for FetchedPartition { partition, result } in found {
             let mut head = v1::FetchPartitionResult {
                 topic_id: topic_id_bytes(partition.topic),
@@ -232,9 +231,7 @@ impl Session {
 }
 
 fn refused(request_id: u64, error: v1::Error) -> Gathered {
-    let mut message = Gathered::new();
-    message.fields(&v1::FetchResponse { request_id, partitions: Vec::new(), error: Some(error) });
-    message
+    Gathered::of(&v1::FetchResponse { request_id, partitions: Vec::new(), error: Some(error) })
 }
 
 fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchRequest, v1::Error> {

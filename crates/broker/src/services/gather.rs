@@ -34,6 +34,13 @@ impl Gathered {
         Self::default()
     }
 
+    /// A message without a payload to hand on.
+    pub fn of(message: &impl Message) -> Self {
+        let mut this = Self::new();
+        this.fields(message);
+        this
+    }
+
     /// Adds the fields of `message`.
     pub fn fields(&mut self, message: &impl Message) {
         self.len += message.encoded_len();

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use futures::Stream;
 use futures::future::BoxFuture;
-use highwater_protocol::{PartitionKey, topic_id_bytes, v1};
+use highwater_protocol::{Inbound, PartitionKey, topic_id_bytes, v1};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::deadlines::Deadlines;
 use super::error::{invalid, to_wire};
+use super::gather::Gathered;
 use crate::core::Core;
 use crate::produce::{Acks, PendingProduce, ProduceAnswer, ProduceRequest, ProduceTo};
 
@@ -44,7 +45,7 @@ struct Waiting {
 struct Session {
     core: Arc<Core>,
     /// `None`: the client sends no more, or the broker stops.
-    inbound: Option<Streaming<v1::ProduceRequest>>,
+    inbound: Option<Inbound<v1::ProduceRequest>>,
     waiting: Option<Waiting>,
     open: BTreeMap<u64, Open>,
     bytes: usize,
@@ -74,8 +75,8 @@ enum Event {
 /// The answers to the requests of `inbound`.
 pub(crate) fn produce(
     core: Arc<Core>,
-    inbound: Streaming<v1::ProduceRequest>,
-) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send {
+    inbound: Inbound<v1::ProduceRequest>,
+) -> impl Stream<Item = Result<Gathered, Status>> + Send {
     let (answer_to, answers) = mpsc::unbounded_channel();
     let session = Session {
         core,
@@ -89,7 +90,10 @@ pub(crate) fn produce(
         answer_to,
         broken: None,
     };
-    futures::stream::unfold(session, |mut session| async move { session.next().await.map(|item| (item, session)) })
+    futures::stream::unfold(session, |mut session| async move {
+        let answer = session.next().await?;
+        Some((answer.map(|response| Gathered::of(&response)), session))
+    })
 }
 
 impl Session {
