@@ -10,8 +10,8 @@ use highwater_types::{BrokerId, TopicConfig};
 
 use super::{FollowChange, News, Partition, Role, State, Storage, Wakes, log_ends};
 
-/// Nobody reads from a follower: it keeps what readers will want first should it lead next.
-const FOLLOWER_CACHE_BYTES_MAX: usize = 1 << 20;
+/// Nobody reads from a follower. What it was sent would keep whole network buffers in memory besides.
+const FOLLOWER_CACHE_BYTES: usize = 0;
 
 /// A decision about one partition, with the configuration and the brokers of the same image (T16).
 pub(crate) struct Assignment {
@@ -163,7 +163,7 @@ impl State {
             }
             Role::Leader(_) | Role::None => {}
         }
-        self.set_cache_bytes(partition.env.cache_bytes.min(FOLLOWER_CACHE_BYTES_MAX));
+        self.set_cache_bytes(FOLLOWER_CACHE_BYTES);
         if let Storage::Open(log) = &mut self.storage {
             log.note_high_watermark(high_watermark);
         }
