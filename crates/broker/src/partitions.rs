@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use highwater_metadata::{Changes, ClusterImage, PartitionLogEnd, PartitionState};
@@ -20,6 +21,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::BrokerConfig;
 use crate::error::StartError;
 use crate::partition::{Assignment, Partition, PartitionEnv, PartitionError};
+
+/// How often a broker that stops looks whether producers still wait.
+const OUTCOMES_PERIOD: Duration = Duration::from_millis(5);
 
 type Map = BTreeMap<TopicPartition, Arc<Partition>>;
 
@@ -312,6 +316,13 @@ impl Partitions {
         let (image, map) = (self.image(), self.all());
         let awaited = image.awaited_log_ends(self.env.me);
         awaited.iter().filter_map(|tp| map.get(tp)?.log_end_to_report()).collect()
+    }
+
+    /// Resolves when no producer waits any more to hear what became of its records.
+    pub(crate) async fn outcomes_known(&self) {
+        while self.all().values().any(|partition| partition.has_open_outcomes()) {
+            tokio::time::sleep(OUTCOMES_PERIOD).await;
+        }
     }
 
     /// Notes which cluster the data dirs belong to.

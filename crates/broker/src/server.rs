@@ -42,6 +42,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// For producers to hear what became of their last records.
+const OUTCOMES_TIMEOUT: Duration = Duration::from_millis(500);
 /// For connections to end once everything that they wait for has.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -152,6 +154,10 @@ impl BrokerHandle {
                 Ok(fatal) => is_fatal = fatal,
                 Err(_) => tracing::warn!("leadership has not moved away in time; stopping all the same"),
             }
+        }
+        if was_registered && !is_fatal {
+            // Leading no more, this broker may soon hear that what it appended is committed.
+            let _ = tokio::time::timeout(OUTCOMES_TIMEOUT, self.core.partitions.outcomes_known()).await;
         }
         self.stop_accepting.cancel();
         self.core.stopping.cancel();

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use highwater_record::Batch;
-use highwater_replication::AckOutcome;
 use highwater_storage::AppendError;
 use highwater_types::LeaderEpoch;
 
@@ -84,13 +83,5 @@ impl State {
         // Alone in the ISR, the append may be committed by now: the waiter is in the queue already.
         self.carry_out(partition, effects, wakes);
         done.then_some(Ok(produced))
-    }
-
-    /// The leader epoch of these waiters is over: nobody knows what becomes of their records.
-    pub(super) fn give_up_waiters(&mut self, wakes: &mut Wakes) {
-        let waiting = self.committing.fail_all().into_iter().chain(self.syncing.fail_all());
-        wakes.acknowledged(waiting.map(|waiter| (waiter, AckOutcome::LeadershipLost)));
-        wakes.fetches(self.fetching.take());
-        self.deleting.clear();
     }
 }

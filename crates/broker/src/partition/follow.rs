@@ -169,6 +169,7 @@ impl State {
         let must_sync = self.must_sync();
         let Storage::Open(log) = &mut self.storage else { return Err(PartitionError::ShuttingDown) };
         let mut followed = Followed { appended: false, truncated: false, log_end: log.end_offset() };
+        let mut adopted = None;
         for effect in effects {
             let done = match *effect {
                 FollowerEffect::TruncateTo(offset) => {
@@ -191,6 +192,7 @@ impl State {
                 }
                 FollowerEffect::AdoptHighWatermark(offset) => {
                     log.note_high_watermark(offset);
+                    adopted = Some(offset);
                     Ok(())
                 }
             };
@@ -202,10 +204,19 @@ impl State {
                 if !matches!(error.code(), ErrorCode::DiskFull) {
                     wakes.unusable();
                 }
+                if followed.truncated {
+                    self.give_up_waiters(wakes);
+                }
                 return Err(error);
             }
         }
         followed.log_end = log.end_offset();
+        if followed.truncated {
+            self.give_up_waiters(wakes);
+        }
+        if let Some(high_watermark) = adopted {
+            self.heard_of_high_watermark(high_watermark, wakes);
+        }
         if followed.truncated || self.start_to_acknowledge || (followed.appended && must_sync) {
             wakes.flush();
         }

@@ -6,7 +6,8 @@
 //!
 //! **Invariants**
 //! - Appends happen as leader in the leader epoch of the newest view only, and all checks come before them.
-//! - A waiter for an acknowledgement is completed exactly once: by the high watermark (or the disk), or when the epoch ends.
+//! - A waiter for an acknowledgement is completed exactly once: by the high watermark (or the disk), or given up when its
+//!   records are cut, or not heard of for long after this broker stopped leading.
 //! - Consumers get nothing from the high watermark on (T26).
 
 mod append;
@@ -17,6 +18,7 @@ mod fetch_waiters;
 mod follow;
 mod heal;
 mod offsets;
+mod outcomes;
 mod role;
 mod subscription;
 mod sync;
@@ -93,6 +95,8 @@ struct State {
     config: Arc<TopicConfig>,
     /// `acks=all`.
     committing: AckQueue<AckWaiter>,
+    /// Set while this broker does not lead and `committing` is not empty: when to give up.
+    outcome_by: Option<Duration>,
     /// `acks=leader`: by the end of what was appended, to be on this replica's disk.
     syncing: AckQueue<AckWaiter>,
     fetching: FetchWaiters,
@@ -154,6 +158,7 @@ impl Partition {
                 view: None,
                 config,
                 committing: AckQueue::new(),
+                outcome_by: None,
                 syncing: AckQueue::new(),
                 fetching: FetchWaiters::default(),
                 deleting: Vec::new(),
@@ -222,8 +227,10 @@ impl Partition {
     /// Time has passed.
     pub(crate) fn tick(&self) {
         self.with(|state, wakes| {
+            let now = self.env.clock.now();
+            state.give_up_late_waiters(now, wakes);
             if let Role::Leader(leader) = &mut state.role {
-                let effects = leader.tick(self.env.clock.now());
+                let effects = leader.tick(now);
                 state.carry_out(self, effects, wakes);
             }
         });

@@ -33,6 +33,7 @@ impl Partition {
     pub(crate) fn retire(self: &Arc<Self>, delete: bool) {
         self.with(|state, wakes| {
             state.end_role(self, wakes);
+            state.give_up_waiters(wakes);
             state.view = None;
             if delete {
                 state.storage = Storage::Closed;
@@ -152,10 +153,10 @@ impl State {
         }
     }
 
-    /// Everybody who waits on the present role is told that it is over.
+    /// Who reads from the present role is told that it is over.
     fn end_role(&mut self, partition: &Arc<Partition>, wakes: &mut Wakes) {
         let high_watermark = self.high_watermark();
-        self.give_up_waiters(wakes);
+        self.leave_waiters_behind(partition, wakes);
         match std::mem::replace(&mut self.role, Role::None) {
             Role::Follower(_) => {
                 let change = FollowChange { partition: Arc::clone(partition), leader: None };

@@ -12,17 +12,62 @@ use super::harness::*;
 use crate::partition::{DirtySet, News};
 
 #[tokio::test]
-async fn waiters_are_told_that_the_outcome_is_unknown_when_leadership_goes() {
+async fn t25_after_the_leadership_is_gone_writes_are_refused_and_those_that_wait_end_unknown() {
     let mut test = TestBroker::start().await;
     let tp = partition_of(test.topic(1, &[ME, 2], &[]).await, 0);
     let mut producer = test.producer().await;
     producer.send(request(1, Acks::All, &[(tp, batch(&["a"]))])).await;
     eventually(|| test.log_end(tp) == 1).await;
     test.change(tp, |state| state.leader = Some(broker(2))).await;
-    let error = producer.answer().await.partitions[0].error.clone().unwrap();
-    assert!(error.outcome_unknown && error.retriable, "{error:?}");
     producer.send(request(2, Acks::All, &[(tp, batch(&["b"]))])).await;
-    assert_eq!(failed(&producer.answer().await.partitions[0].error), ErrorCode::NotLeader);
+    let answer = producer.answer().await;
+    assert_eq!((answer.request_id, failed(&answer.partitions[0].error)), (2, ErrorCode::NotLeader));
+    let answer = producer.answer().await;
+    let error = answer.partitions[0].error.clone().unwrap();
+    assert!(answer.request_id == 1 && error.outcome_unknown && error.retriable, "{error:?}");
+}
+
+/// Nobody has to write twice because leadership moved.
+#[tokio::test]
+async fn records_that_the_next_leader_commits_are_acknowledged_all_the_same() {
+    let mut test = TestBroker::start().await;
+    let tp = partition_of(test.topic(1, &[ME, 2], &[]).await, 0);
+    let mut producer = test.producer().await;
+    producer.send(request(1, Acks::All, &[(tp, batch(&["a"]))])).await;
+    producer.send(request(2, Acks::All, &[(tp, batch(&["b"]))])).await;
+    eventually(|| test.log_end(tp) == 2).await;
+    test.change(tp, |state| state.leader = Some(broker(2))).await;
+    let response = answer(&test, tp, |response| response.high_watermark = Offset::new(1));
+    test.partition(tp).on_leader_response(&response, &[]).unwrap();
+    let acknowledged = producer.answer().await;
+    assert_eq!((acknowledged.request_id, acknowledged.partitions[0].error.clone()), (1, None));
+    // Leading again, it finds out about the rest by itself.
+    test.change(tp, |state| state.leader = Some(broker(ME))).await;
+    test.acknowledge(tp, 2, 2);
+    let acknowledged = producer.answer().await;
+    assert_eq!((acknowledged.request_id, acknowledged.partitions[0].error.clone()), (2, None));
+}
+
+#[tokio::test]
+async fn records_that_are_cut_from_the_log_are_never_acknowledged() {
+    let mut test = TestBroker::start().await;
+    let tp = partition_of(test.topic(1, &[ME, 2], &[]).await, 0);
+    let mut producer = test.producer().await;
+    producer.send(request(1, Acks::All, &[(tp, batch(&["a"]))])).await;
+    eventually(|| test.log_end(tp) == 1).await;
+    test.change(tp, |state| state.leader = Some(broker(2))).await;
+    let response = answer(&test, tp, |response| {
+        response.diverging = Some(EpochEnd { epoch: LeaderEpoch::new(0), end: Offset::ZERO });
+    });
+    assert!(test.partition(tp).on_leader_response(&response, &[]).unwrap().truncated);
+    assert!(producer.answer().await.partitions[0].error.clone().unwrap().outcome_unknown);
+    // Others are at that offset now.
+    let response = answer(&test, tp, |response| {
+        response.records = Some((Offset::ZERO, Offset::new(1)));
+        response.high_watermark = Offset::new(1);
+    });
+    test.partition(tp).on_leader_response(&response, &replicated(&["x"], 0, 1)).unwrap();
+    producer.no_answer().await;
 }
 
 #[tokio::test]
