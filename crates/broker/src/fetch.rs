@@ -31,7 +31,7 @@ pub struct Attempt {
     pub found: Vec<(FetchFrom, Result<PartitionRead, PartitionError>)>,
     /// Answers the request by itself, without waiting for more.
     pub is_enough: bool,
-    /// Whether `found` has records in files: see [`Attempt::read`].
+    /// Whether `found` has records in files: see [`Partitions::read`].
     pub needs_read: bool,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! It holds no decisions: those of replication are `highwater-replication`'s, those about the cluster come from the
 //! controllers as images. Here are the partitions that carry them out ([`partition`]), the requests of clients over many
-//! partitions ([`produce`], [`fetch`]), and the front door ([`services`], [`server`]).
+//! partitions ([`produce`], [`fetch`]), pull replication (`replication`), and the front door
+//! (`services`, `server`).
 
 mod clock;
 pub mod cluster;

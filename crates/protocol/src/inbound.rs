@@ -300,7 +300,7 @@ mod tests {
 
     /// The bytes before it are a good message: it is handed out.
     #[tokio::test]
-    async fn what_is_too_large_compressed_cut_or_nonsense_ends_the_stream() {
+    async fn t47_what_is_too_large_compressed_cut_or_nonsense_ends_the_stream() {
         let good = on_the_wire(&[request(1, &[10])]);
         let claim = |flag: u8, len: u32| {
             let mut wire = BytesMut::from(good.as_ref());
