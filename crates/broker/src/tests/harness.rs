@@ -30,7 +30,7 @@ use crate::services::data::DataService;
 use crate::tasks;
 
 /// For everything that should happen at once.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) const ME: u32 = 1;
 
 pub(super) fn broker(id: u32) -> BrokerId {
@@ -38,12 +38,12 @@ pub(super) fn broker(id: u32) -> BrokerId {
 }
 
 /// Fails the test if `what` does not come about.
-pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what).await.expect("within the deadline")
 }
 
 /// Looks until `condition` holds.
-pub(super) async fn eventually(mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
     soon(async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(1)).await;

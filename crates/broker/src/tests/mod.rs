@@ -2,7 +2,7 @@
 
 mod connections;
 mod fetch;
-mod harness;
+pub(crate) mod harness;
 mod offsets;
 mod produce;
 mod roles;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_metadata::{BrokerState, ClusterImage, Endpoint, PartitionState, Record, TopicState};
@@ -27,20 +26,7 @@ use crate::replication::{self, Outside, ReplicationService};
 use crate::services::data::DataService;
 use crate::{server, tasks};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-
-pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, what).await.expect("within the deadline")
-}
-
-pub(super) async fn eventually(mut condition: impl FnMut() -> bool) {
-    soon(async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
-}
+pub(super) use crate::tests::harness::{eventually, soon};
 
 pub(super) struct Node {
     pub core: Arc<Core>,
