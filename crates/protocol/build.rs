@@ -7,8 +7,10 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    let client = ["common", "data", "metadata", "admin"].map(|f| format!("highwater/v1/{f}.proto"));
-    let internal = ["replication", "controller", "raft"].map(|f| format!("highwater/internal/v1/{f}.proto"));
+    let client =
+        ["common", "data", "metadata", "admin", "coordinator", "records"].map(|f| format!("highwater/v1/{f}.proto"));
+    let internal =
+        ["replication", "controller", "raft", "transaction"].map(|f| format!("highwater/internal/v1/{f}.proto"));
     println!("cargo:rerun-if-changed={}", root.display());
 
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

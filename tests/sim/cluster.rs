@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use highwater_broker::{Broker, BrokerConfig};
@@ -16,23 +17,24 @@ pub const CONTROLLERS: u64 = 3;
 pub const BROKERS: u32 = 3;
 const PORT: u16 = 9092;
 
-/// Simulated wall time: the simulation's own.
-struct SimClock;
+/// Simulated wall time: the simulation's own, and how far this host's clock is off.
+struct SimClock(Arc<AtomicI64>);
 
 impl WallClock for SimClock {
     fn now_ms(&self) -> i64 {
         // Any fixed epoch does; this one is in 2026.
-        1_790_000_000_000 + turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as i64)
+        let now = 1_790_000_000_000 + turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as i64);
+        now + self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Seams of one node in one of its lives.
-pub fn seams(seed: u64, host: &str) -> Seams {
+pub fn seams(seed: u64, host: &str, skew: &Arc<AtomicI64>) -> Seams {
     let life = turmoil::sim_elapsed().unwrap_or_default().as_nanos() as u64;
     let name = host.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     Seams {
         net: Arc::new(SimNet),
-        clock: Arc::new(SimClock),
+        clock: Arc::new(SimClock(Arc::clone(skew))),
         entropy: Arc::new(SeededEntropy::new(seed ^ name ^ life)),
     }
 }
@@ -53,11 +55,22 @@ pub fn bootstrap() -> Vec<String> {
 pub struct Hardware {
     pub disks: BTreeMap<String, SimDisk>,
     pub stores: BTreeMap<String, Arc<MemStore>>,
+    /// In milliseconds.
+    skews: BTreeMap<String, Arc<AtomicI64>>,
 }
 
 impl Hardware {
-    pub fn hosts(&self) -> Vec<String> {
-        self.disks.keys().chain(self.stores.keys()).cloned().collect()
+    /// Does something to the disk of a broker; controllers have none of this kind.
+    pub fn with_disk(&self, host: &str, work: impl FnOnce(&SimDisk)) {
+        if let Some(disk) = self.disks.get(host) {
+            work(disk);
+        }
+    }
+
+    pub fn set_skew(&self, host: &str, ms: i64) {
+        if let Some(skew) = self.skews.get(host) {
+            skew.store(ms, Ordering::Relaxed);
+        }
     }
 
     /// What a crash of `host` does to its disk.
@@ -75,12 +88,13 @@ impl Hardware {
 pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
     let voters: BTreeMap<ControllerId, (String, u16)> =
         (1..=CONTROLLERS).map(|id| (ControllerId::new(id), (controller_host(id), PORT))).collect();
-    let mut hardware = Hardware { disks: BTreeMap::new(), stores: BTreeMap::new() };
+    let mut hardware = Hardware { disks: BTreeMap::new(), stores: BTreeMap::new(), skews: BTreeMap::new() };
 
     for id in 1..=CONTROLLERS {
         let host = controller_host(id);
         let store = Arc::new(MemStore::new(Duration::from_micros(500)));
         hardware.stores.insert(host.clone(), Arc::clone(&store));
+        let skew = Arc::clone(hardware.skews.entry(host.clone()).or_default());
         let config = ControllerConfig {
             id: ControllerId::new(id),
             listen_host: host.clone(),
@@ -91,9 +105,9 @@ pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
         };
         let name = host.clone();
         sim.host(host.as_str(), move || {
-            let (config, store, name) = (config.clone(), Arc::clone(&store), name.clone());
+            let (config, store, name, skew) = (config.clone(), Arc::clone(&store), name.clone(), Arc::clone(&skew));
             async move {
-                let handle = Controller::start(config, seams(seed, &name), store).await?;
+                let handle = Controller::start(config, seams(seed, &name, &skew), store).await?;
                 std::future::pending::<()>().await;
                 drop(handle);
                 Ok(())
@@ -106,6 +120,7 @@ pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
         let disk = SimDisk::new(seed.wrapping_add(u64::from(id)));
         disk.set_latency(SimLatency::ssd());
         hardware.disks.insert(host.clone(), disk.clone());
+        let skew = Arc::clone(hardware.skews.entry(host.clone()).or_default());
         let config = BrokerConfig {
             id: BrokerId::new(id),
             listen_host: host.clone(),
@@ -117,9 +132,9 @@ pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
         };
         let name = host.clone();
         sim.host(host.as_str(), move || {
-            let (config, disk, name) = (config.clone(), disk.mount(), name.clone());
+            let (config, disk, name, skew) = (config.clone(), disk.mount(), name.clone(), Arc::clone(&skew));
             async move {
-                let handle = Broker::start(config, seams(seed, &name), disk).await?;
+                let handle = Broker::start(config, seams(seed, &name, &skew), disk).await?;
                 std::future::pending::<()>().await;
                 drop(handle);
                 Ok(())

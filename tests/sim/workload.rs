@@ -12,12 +12,16 @@ use highwater_client::{
     StartAt,
 };
 use highwater_testkit::History;
-use highwater_testkit::history::{Event, Place, RecordId, checksum, payload, record_id};
+use highwater_testkit::history::{Event, Place, RecordId, Told, check_atomicity, checksum, payload, record_id};
+use highwater_testkit::pipeline::read_committed;
+use highwater_testkit::transactors::Done;
 use tokio::time::Instant;
 
 use crate::cluster::{bootstrap, seams};
 
 pub const TOPIC: &str = "orders";
+/// Written in transactions.
+pub const LEDGER: &str = "ledger";
 pub const PARTITIONS: u32 = 3;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
@@ -26,7 +30,7 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 pub async fn connect(seed: u64, host: &str, patience: Duration) -> Fallible<Client> {
     let deadline = Instant::now() + patience;
     loop {
-        let attempt = Client::builder().bootstrap(bootstrap()).seams(seams(seed, host)).build().await;
+        let attempt = Client::builder().bootstrap(bootstrap()).seams(seams(seed, host, &Arc::default())).build().await;
         match attempt {
             Ok(client) => return Ok(client),
             Err(error) if Instant::now() >= deadline => return Err(error.into()),
@@ -35,10 +39,11 @@ pub async fn connect(seed: u64, host: &str, patience: Duration) -> Fallible<Clie
     }
 }
 
-pub async fn create_topic(client: &Client, patience: Duration) -> Fallible<()> {
+pub async fn create_topic(client: &Client, name: &str, patience: Duration) -> Fallible<()> {
     let deadline = Instant::now() + patience;
     loop {
-        let topic = NewTopic::new(TOPIC, PARTITIONS, 3).config("min.insync.replicas", "2");
+        let topic =
+            NewTopic::new(name, PARTITIONS, 3).config("min.insync.replicas", "2").config("segment.bytes", "32768");
         match client.admin().create_topic(topic).await {
             Ok(_) => return Ok(()),
             // Brokers may still be registering.
@@ -133,4 +138,26 @@ async fn read_some(consumer: &mut Consumer, history: &History, reader: u32) -> F
         });
     }
     Ok(())
+}
+
+/// Reads the ledger as a reader of committed records, and holds it against what the transactors were told.
+pub async fn check_ledger(client: &Client, done: &Done, patience: Duration) -> Fallible<String> {
+    let deadline = Instant::now() + patience;
+    // Leaders may be changing still.
+    let found = loop {
+        match read_committed(client, LEDGER, patience).await {
+            Ok(found) => break found,
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    let done = done.lock().map_err(|_| "a transactor panicked")?;
+    let violations = check_atomicity(&done, &found);
+    if !violations.is_empty() {
+        let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        return Err(text.join("\n").into());
+    }
+    let told = |told| done.iter().filter(|one| one.told == told).count();
+    let (committed, aborted, unknown) = (told(Told::Committed), told(Told::Aborted), told(Told::Unknown));
+    Ok(format!("transactions: {committed} committed, {aborted} aborted, {unknown} unknown"))
 }

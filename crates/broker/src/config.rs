@@ -37,6 +37,13 @@ pub struct BrokerConfig {
     pub retention_interval_ms: u64,
     /// How long a stop waits for leadership to move away.
     pub shutdown_timeout_ms: u64,
+    /// Of the internal topics, when they are made.
+    pub offsets_topic_partitions: u32,
+    /// A member of a group that is silent for so long is gone, and others take its partitions.
+    pub group_session_timeout_ms: u64,
+    /// How often members are to be heard of.
+    pub group_heartbeat_interval_ms: u64,
+    pub transaction_topic_partitions: u32,
     pub limits: Limits,
 }
 
@@ -85,6 +92,10 @@ impl Default for BrokerConfig {
             checkpoint_interval_ms: 5_000,
             retention_interval_ms: 30_000,
             shutdown_timeout_ms: 10_000,
+            offsets_topic_partitions: 16,
+            group_session_timeout_ms: 10_000,
+            group_heartbeat_interval_ms: 1_000,
+            transaction_topic_partitions: 16,
             limits: Limits::default(),
         }
     }
@@ -119,6 +130,9 @@ impl BrokerConfig {
         sorted.dedup();
         if sorted.len() < self.data_dirs.len() {
             return wrong("the same data dir is named twice");
+        }
+        if self.offsets_topic_partitions == 0 || self.transaction_topic_partitions == 0 {
+            return wrong("an internal topic needs at least one partition");
         }
         if self.replica_lag_time_max_ms == 0 {
             return wrong("replica_lag_time_max_ms must be at least 1");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_storage::ReadError;
+use highwater_storage::{AbortedTransaction, ReadError};
 use highwater_types::{LeaderEpoch, Offset, TopicPartition};
 
 use crate::partition::{FetchFrom, FetchWaiter, PartitionError, PartitionRead, ReadRecords};
@@ -46,6 +46,9 @@ pub struct FetchedPartition {
 #[derive(Debug)]
 pub struct Fetched {
     pub high_watermark: Offset,
+    pub last_stable: Offset,
+    /// As in [`PartitionRead`].
+    pub aborted: Vec<AbortedTransaction>,
     pub log_start: Offset,
     pub leader_epoch: LeaderEpoch,
     /// Whole batches; the first may begin before the offset asked for.
@@ -105,8 +108,8 @@ impl Partitions {
     }
 
     async fn read_partition(&self, from: &FetchFrom, read: PartitionRead) -> Result<Fetched, PartitionError> {
-        let PartitionRead { high_watermark, log_start, leader_epoch, records } = read;
-        let fetched = |records| Fetched { high_watermark, log_start, leader_epoch, records };
+        let PartitionRead { high_watermark, last_stable, aborted, log_start, leader_epoch, records } = read;
+        let fetched = |records| Fetched { high_watermark, last_stable, aborted, log_start, leader_epoch, records };
         match records {
             ReadRecords::None => Ok(fetched(Vec::new())),
             ReadRecords::Cached(pieces) => Ok(fetched(pieces)),
@@ -131,6 +134,8 @@ impl Attempt {
     pub fn into_answer(self) -> Vec<FetchedPartition> {
         let fetched = |read: PartitionRead| Fetched {
             high_watermark: read.high_watermark,
+            last_stable: read.last_stable,
+            aborted: read.aborted,
             log_start: read.log_start,
             leader_epoch: read.leader_epoch,
             records: match read.records {

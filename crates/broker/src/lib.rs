@@ -5,12 +5,15 @@
 //! partitions ([`produce`], [`fetch`]), pull replication (`replication`), and the front door
 //! (`services`, `server`).
 
+mod backoff;
 mod clock;
 pub mod cluster;
 mod config;
 mod connections;
+pub mod coordinator;
 mod core;
 mod error;
+mod extra;
 pub mod fetch;
 pub mod partition;
 mod partitions;
@@ -21,10 +24,12 @@ mod services;
 mod tasks;
 #[cfg(test)]
 mod tests;
+pub mod transaction;
 
 pub use clock::Clock;
 pub use config::{BrokerConfig, Limits};
 pub use core::Core;
 pub use error::{Fatal, StartError};
+pub use extra::{ExtraServices, Surroundings};
 pub use partitions::{LastRun, Partitions};
 pub use server::{Broker, BrokerHandle};

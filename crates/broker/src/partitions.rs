@@ -15,7 +15,8 @@ use highwater_replication::{AliveBrokers, PartitionView};
 use highwater_storage::{
     CacheBudget, DataDir, DataDirError, Disk, Flusher, LogConfig, OpenedDataDir, RecoveryReport, run_on,
 };
-use highwater_types::{BrokerEpoch, BrokerId, MetadataVersion, TopicConfig, TopicPartition};
+use highwater_types::{BrokerEpoch, BrokerId, MetadataVersion, TopicConfig, TopicPartition, is_internal_topic};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::config::BrokerConfig;
@@ -35,7 +36,7 @@ pub struct Partitions {
     open_parallel_max: usize,
     map: RwLock<Arc<Map>>,
     /// The newest image that was applied.
-    image: RwLock<Arc<ClusterImage>>,
+    image: watch::Sender<Arc<ClusterImage>>,
     /// Partitions whose log was here once and is gone; until the metadata shows that the controller knows.
     lost: Mutex<BTreeSet<TopicPartition>>,
     deletions: TaskTracker,
@@ -101,7 +102,7 @@ impl Partitions {
             log_config,
             open_parallel_max: config.recovery_parallel_max.max(1),
             map: RwLock::default(),
-            image: RwLock::default(),
+            image: watch::Sender::default(),
             lost: Mutex::default(),
             deletions: TaskTracker::new(),
         };
@@ -151,9 +152,19 @@ impl Partitions {
         Arc::clone(&*ignore_poison(self.map.read()))
     }
 
+    /// From here on partitions can ask transaction coordinators. The first one stays.
+    pub(crate) fn set_verifier(&self, verifier: Arc<dyn crate::transaction::verify::Verifier>) {
+        let _ = self.env.verifier.set(verifier);
+    }
+
     /// The newest image that the partitions have taken.
     pub fn image(&self) -> Arc<ClusterImage> {
-        Arc::clone(&*ignore_poison(self.image.read()))
+        Arc::clone(&self.image.borrow())
+    }
+
+    /// Tells of every image that the partitions have taken.
+    pub fn images(&self) -> watch::Receiver<Arc<ClusterImage>> {
+        self.image.subscribe()
     }
 
     pub fn me(&self) -> BrokerId {
@@ -194,10 +205,12 @@ impl Partitions {
             let topic = image.topic(id);
             if let Some(topic) = topic {
                 let config = Arc::new(topic.config());
+                let internal = is_internal_topic(topic.name.as_str());
                 let mine = topic.iter().filter(|(_, state)| state.replicas.contains(&self.env.me));
                 for (tp, state) in mine {
                     let view = view_of(state);
-                    let assignment = Assignment { view, config: Arc::clone(&config), alive: Arc::clone(&alive) };
+                    let (config, alive) = (Arc::clone(&config), Arc::clone(&alive));
+                    let assignment = Assignment { view, config, internal, alive };
                     match map.get(&tp) {
                         Some(partition) => partition.assign(&assignment),
                         None => to_open.push((tp, state, assignment)),
@@ -217,7 +230,7 @@ impl Partitions {
         }
         self.open_assigned(to_open).await;
         self.drop_partitions(to_drop, &before, image);
-        *ignore_poison(self.image.write()) = Arc::clone(image);
+        self.image.send_replace(Arc::clone(image));
         let knows =
             |tp: &TopicPartition| image.partition(*tp).is_none_or(|state| state.storage_lost.contains(&self.env.me));
         ignore_poison(self.lost.lock()).retain(|tp| !knows(tp));

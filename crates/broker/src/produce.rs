@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use highwater_record::{ProduceLimits, validate_produce};
 use highwater_replication::AckOutcome;
-use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
+use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition, TransactionalId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::partition::{Partition, PartitionError};
+use crate::partition::{Partition, PartitionError, ToAppend};
 use crate::partitions::Partitions;
 
 /// When a produce request is answered.
@@ -42,6 +42,8 @@ pub struct ProduceRequest {
     /// Comes back with the answer; the caller's own.
     pub token: u64,
     pub acks: Acks,
+    /// Of the producer, if any of the records are part of a transaction.
+    pub transactional_id: Option<TransactionalId>,
     pub partitions: Vec<ProduceTo>,
 }
 
@@ -80,7 +82,7 @@ struct Pending {
 }
 
 impl PendingProduce {
-    fn new(
+    pub(crate) fn new(
         token: u64,
         partitions: impl Iterator<Item = TopicPartition>,
         permit: Option<OwnedSemaphorePermit>,
@@ -138,6 +140,7 @@ impl PendingProduce {
 pub(crate) struct Ticket<'a> {
     pub request: &'a Arc<PendingProduce>,
     pub slot: u32,
+    pub transactional_id: &'a Option<TransactionalId>,
 }
 
 /// Who waits for an append to be acknowledged.
@@ -167,13 +170,13 @@ impl Partitions {
         permit: Option<OwnedSemaphorePermit>,
         answers: &mpsc::UnboundedSender<ProduceAnswer>,
     ) -> Arc<PendingProduce> {
-        let ProduceRequest { token, acks, partitions } = request;
+        let ProduceRequest { token, acks, transactional_id, partitions } = request;
         let pending = PendingProduce::new(token, partitions.iter().map(|to| to.partition), permit, answers.clone());
         if partitions.is_empty() {
             pending.answer(&mut pending.lock());
         }
         for (slot, to) in (0..).zip(partitions) {
-            let ticket = Ticket { request: &pending, slot };
+            let ticket = Ticket { request: &pending, slot, transactional_id: &transactional_id };
             match self.find(to.partition) {
                 Ok(partition) => produce_to(&partition, to, acks, decompressed_bytes_max, ticket),
                 Err(error) => pending.complete(slot, Err(error)),
@@ -183,16 +186,32 @@ impl Partitions {
     }
 }
 
-fn produce_to(partition: &Partition, to: ProduceTo, acks: Acks, decompressed_bytes_max: usize, ticket: Ticket<'_>) {
+fn produce_to(
+    partition: &Arc<Partition>,
+    to: ProduceTo,
+    acks: Acks,
+    decompressed_bytes_max: usize,
+    ticket: Ticket<'_>,
+) {
     // Checked again under the lock; here so that a wrong broker need not read through what is not its own.
     if let Err(error) = partition.check_leads(to.leader_epoch) {
         return ticket.request.complete(ticket.slot, Err(error));
+    }
+    if partition.is_internal() {
+        return ticket.request.complete(ticket.slot, Err(PartitionError::Internal));
     }
     let batch_bytes_max = partition.batch_bytes_max();
     // A record is bounded as a batch is: compression must not smuggle in what no consumer could take.
     let limits = ProduceLimits { batch_bytes_max, record_bytes_max: batch_bytes_max, decompressed_bytes_max };
     match validate_produce(to.records, &limits) {
-        Ok(batches) => partition.append(&batches, acks, to.leader_epoch, ticket),
+        Ok(batches) => partition.append(ToAppend {
+            batches,
+            acks,
+            leader_epoch: to.leader_epoch,
+            transactional_id: ticket.transactional_id.clone(),
+            request: Arc::clone(ticket.request),
+            slot: ticket.slot,
+        }),
         Err(error) => ticket.request.complete(ticket.slot, Err(error.into())),
     }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_metadata::Endpoint;
+use highwater_protocol::internal::transaction_markers_server::TransactionMarkersServer;
 use highwater_protocol::v1::admin_server::AdminServer;
+use highwater_protocol::v1::coordinator_server::CoordinatorServer;
 use highwater_protocol::v1::metadata_server::MetadataServer;
 use highwater_protocol::{CLIENT_DESCRIPTORS, MESSAGE_SIZE_MAX};
 use highwater_seams::{Listener, Seams};
@@ -27,15 +29,22 @@ use crate::clock::Clock;
 use crate::cluster::{ClusterLink, LinkConfig};
 use crate::config::{BrokerConfig, Limits};
 use crate::connections::guarded;
+use crate::coordinator::Coordinators;
 use crate::core::Core;
 use crate::error::{Fatal, StartError};
+use crate::extra::{ExtraServices, Surroundings};
 use crate::partition::{FollowChange, IsrProposal, PartitionEnv};
 use crate::partitions::{LastRun, Partitions};
 use crate::replication::{self, ReplicationService};
 use crate::services::admin::{AdminService, LocalPartitions};
+use crate::services::coordinator::CoordinatorService;
 use crate::services::data::DataService;
 use crate::services::metadata::MetadataService;
 use crate::tasks;
+use crate::transaction::complete;
+use crate::transaction::driver::ClusterLeaders;
+use crate::transaction::markers::MarkersService;
+use crate::transaction::verify::{ClusterVerifier, Verifier};
 
 /// HTTP/2 flow control: what a peer may send ahead on a stream and on a connection.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -46,6 +55,10 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 const OUTCOMES_TIMEOUT: Duration = Duration::from_millis(500);
 /// For connections to end once everything that they wait for has.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What health checks may ask for by name; the empty name is the broker as a whole.
+const SERVICES: [&str; 5] =
+    ["", "highwater.v1.Data", "highwater.v1.Metadata", "highwater.v1.Admin", "highwater.v1.Coordinator"];
 
 /// Starts brokers.
 pub struct Broker;
@@ -58,12 +71,24 @@ pub struct BrokerHandle {
     tasks: TaskTracker,
     server: JoinHandle<()>,
     stop_accepting: CancellationToken,
+    ending: CancellationToken,
     health: HealthReporter,
+    services: Vec<&'static str>,
 }
 
 impl Broker {
     /// Returns once it listens and its logs are recovered; [`BrokerHandle::ready`] says when it takes part.
     pub async fn start(config: BrokerConfig, seams: Seams, disk: Arc<dyn Disk>) -> Result<BrokerHandle, StartError> {
+        Self::start_with(config, seams, disk, ExtraServices::default()).await
+    }
+
+    /// As [`start`](Self::start), with more services on the same port.
+    pub async fn start_with(
+        config: BrokerConfig,
+        seams: Seams,
+        disk: Arc<dyn Disk>,
+        extra: ExtraServices,
+    ) -> Result<BrokerHandle, StartError> {
         config.check()?;
         let (core, last_run, proposals, following) = open(config, &seams, &disk).await?;
         let config = &core.config;
@@ -78,6 +103,14 @@ impl Broker {
 
         let tasks = TaskTracker::new();
         tasks::start(&tasks, &core, &link, proposals);
+        let verifier = ClusterVerifier::new(
+            Arc::clone(&core),
+            link.peers().clone(),
+            Arc::clone(&seams.entropy),
+            highwater_types::TRANSACTIONS_TOPIC,
+        );
+        let verifier: Arc<dyn Verifier> = Arc::new(verifier);
+        core.partitions.set_verifier(Arc::clone(&verifier));
         let (registered, outside) = (link.clone(), link.peers().clone());
         let outside = Arc::new(replication::Outside {
             peers: outside,
@@ -86,20 +119,35 @@ impl Broker {
         });
         replication::start(&tasks, &core, outside, following);
         let (health, health_service) = tonic_health::server::health_reporter();
-        set_health(&health, ServingStatus::NotServing).await;
+        let services: Vec<_> = SERVICES.iter().copied().chain(extra.names.iter().copied()).collect();
+        set_health(&health, &services, ServingStatus::NotServing).await;
         let local: Arc<dyn LocalPartitions> = core.clone();
         let admin =
             AdminServer::new(AdminService::new(link.clone(), local)).max_decoding_message_size(MESSAGE_SIZE_MAX);
+        let coordinators = Coordinators::start(&tasks, &core, &link);
+        if let Some(actions) = coordinators.take_transaction_actions() {
+            let leaders = Arc::new(ClusterLeaders::new(Arc::clone(&core), link.peers().clone()));
+            let (runtime, entropy) = (Arc::clone(&coordinators.transactions), Arc::clone(&seams.entropy));
+            let stopping = core.stopping.clone();
+            tasks.spawn(complete::run(actions, runtime, leaders, entropy, tasks.clone(), stopping));
+        }
+        let markers = MarkersService::new(Arc::clone(&coordinators));
+        let coordinator = CoordinatorServer::new(CoordinatorService::new(core.clone(), coordinators, verifier))
+            .max_decoding_message_size(MESSAGE_SIZE_MAX);
         let routes = Routes::new(DataService::new(core.clone()))
             .add_service(ReplicationService::new(core.clone(), tasks.clone()))
+            .add_service(TransactionMarkersServer::new(markers))
             .add_service(MetadataServer::new(MetadataService::new(link.clone())))
             .add_service(admin)
+            .add_service(coordinator)
             .add_service(health_service);
+        let ending = CancellationToken::new();
+        let routes = extra.mount(routes, Surroundings { port, ending: ending.clone() });
         let stop_accepting = CancellationToken::new();
         let server = serve(listener, routes, &core.config.limits, stop_accepting.clone());
-        tasks.spawn(tell_when_ready(link.clone(), health.clone(), core.stopping.clone()));
+        tasks.spawn(tell_when_ready(link.clone(), health.clone(), services.clone(), core.stopping.clone()));
         tracing::info!(broker = %core.config.id, port, "listening");
-        Ok(BrokerHandle { core, link, port, tasks, server, stop_accepting, health })
+        Ok(BrokerHandle { core, link, port, tasks, server, stop_accepting, ending, health, services })
     }
 }
 
@@ -139,7 +187,8 @@ impl BrokerHandle {
 
     /// Ends it in order; see the module. Waits for leadership to move no longer than the configuration says.
     pub async fn shutdown(self) {
-        set_health(&self.health, ServingStatus::NotServing).await;
+        set_health(&self.health, &self.services, ServingStatus::NotServing).await;
+        self.ending.cancel();
         let was_registered = self.link.status().borrow().broker_epoch.is_some();
         let mut is_fatal = false;
         if was_registered {
@@ -190,6 +239,7 @@ pub(crate) async fn open(config: BrokerConfig, seams: &Seams, disk: &Arc<dyn Dis
         proposals,
         following,
         unusable: Notify::new(),
+        verifier: std::sync::OnceLock::new(),
     };
     let (partitions, last_run) = Partitions::open(&config, disk, Arc::new(env)).await?;
     Ok((Core::new(config, clock, Arc::new(partitions)), last_run, proposals_to_carry, to_follow))
@@ -257,20 +307,25 @@ fn with_reflection(routes: Routes) -> Routes {
     }
 }
 
-async fn tell_when_ready(link: ClusterLink, health: HealthReporter, stopping: CancellationToken) {
+async fn tell_when_ready(
+    link: ClusterLink,
+    health: HealthReporter,
+    services: Vec<&'static str>,
+    stopping: CancellationToken,
+) {
     tokio::select! {
         biased;
         () = stopping.cancelled() => {}
         unfenced = link.unfenced() => {
             if unfenced {
-                set_health(&health, ServingStatus::Serving).await;
+                set_health(&health, &services, ServingStatus::Serving).await;
             }
         }
     }
 }
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in ["", "highwater.v1.Data", "highwater.v1.Metadata", "highwater.v1.Admin"] {
-        health.set_service_status(service, status).await;
+async fn set_health(health: &HealthReporter, services: &[&'static str], status: ServingStatus) {
+    for service in services {
+        health.set_service_status(*service, status).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use highwater_client::{AdminError, Client, ConnectError, ConsumeError, ProduceError};
+use highwater_client::{AdminError, Client, CommitError, ConnectError, ConsumeError, ProduceError};
 
 use crate::failure::{Failure, Outcome};
 
@@ -48,6 +48,11 @@ impl From<ProduceError> for Failure {
 impl From<ConsumeError> for Failure {
     fn from(error: ConsumeError) -> Self {
         Self::of_code(error.code(), &error.to_string())
+    }
+}
+impl From<CommitError> for Failure {
+    fn from(error: CommitError) -> Self {
+        Self::of_code(error.code, &error.to_string())
     }
 }
 

@@ -13,8 +13,8 @@ use tonic::transport::Channel;
 use crate::channels::Channels;
 use crate::metadata::{ClusterMetadata, TopicMetadata};
 use crate::{
-    Admin, ConnectError, Consumer, ConsumerConfig, InvalidSetting, NodeAddress, Producer, ProducerConfig, bootstrap,
-    metadata,
+    Admin, ConnectError, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, InvalidSetting, NodeAddress, Producer,
+    ProducerConfig, TransactionError, TransactionalConfig, TransactionalProducer, bootstrap, metadata,
 };
 
 /// A client of one cluster. Cloning is cheap and shares everything. Needs a tokio runtime; its task ends when the last
@@ -74,6 +74,20 @@ impl Client {
     /// A consumer, with nothing assigned yet.
     pub fn consumer(&self, config: ConsumerConfig) -> Consumer {
         Consumer::new(Arc::clone(&self.inner), config)
+    }
+
+    /// A producer of transactions. Fences the one before with the same transactional id, and waits until what that left
+    /// open is aborted.
+    pub async fn transactional_producer(
+        &self,
+        config: TransactionalConfig,
+    ) -> Result<TransactionalProducer, TransactionError> {
+        TransactionalProducer::new(Arc::clone(&self.inner), config).await
+    }
+
+    /// A member of a consumer group; it joins once it has subscribed to something.
+    pub fn group_consumer(&self, config: GroupConfig) -> Result<GroupConsumer, InvalidSetting> {
+        GroupConsumer::new(Arc::clone(&self.inner), config)
     }
 
     /// For topics, configs and the cluster itself.

@@ -184,6 +184,30 @@ pub enum ConsumeError {
         /// What was asked, what was found, and what to do.
         message: String,
     },
+    /// The group has committed no offset for the partition, or one that is not in the log, and the policy is to say so.
+    #[error(
+        "{topic}-{partition}: group {group:?} has committed no offset, and its reset policy is to fail; commit one, or \
+         set a policy"
+    )]
+    NoOffset {
+        /// The group.
+        group: String,
+        /// The topic assigned.
+        topic: String,
+        /// The partition assigned.
+        partition: PartitionId,
+    },
+    /// The coordinator does not take this consumer as a member of the group, and asking again will not help. It holds no
+    /// partitions any more.
+    #[error("group {group:?}: {message} ({code})")]
+    Group {
+        /// The group.
+        group: String,
+        /// The coordinator's reason.
+        code: ErrorCode,
+        /// What was asked, what was found, and what to do.
+        message: String,
+    },
     /// The brokers did not answer in time; asking again may help.
     #[error("{what} failed within {waited:?}: {message} ({code})")]
     Unavailable {
@@ -208,14 +232,132 @@ impl ConsumeError {
             Self::NotAssigned { .. } => ErrorCode::InvalidRequest,
             Self::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
             Self::LogTruncated { .. } => ErrorCode::LogTruncated,
+            Self::NoOffset { .. } => ErrorCode::OffsetOutOfRange,
             Self::CorruptBatch { .. } => ErrorCode::CorruptBatch,
-            Self::Refused { code, .. } | Self::Unavailable { code, .. } => *code,
+            Self::Refused { code, .. } | Self::Group { code, .. } | Self::Unavailable { code, .. } => *code,
         }
     }
 
     /// Whether the same call can succeed later with nobody changing anything.
     pub fn is_retriable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// Why offsets were not committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("commit offsets of group {group:?}: {message} ({code}){}", outcome_text(*outcome))]
+pub struct CommitError {
+    /// The group.
+    pub group: String,
+    /// The reason. `UnknownMemberId`, `FencedMemberEpoch` and `IllegalGeneration` mean that the partitions are, or may
+    /// be, another member's.
+    pub code: ErrorCode,
+    /// What was found, and what to do.
+    pub message: String,
+    /// Whether some may be committed all the same.
+    pub outcome: Outcome,
+}
+
+impl CommitError {
+    pub(crate) fn from_admin(group: &str, error: AdminError) -> Self {
+        let AdminError { code, message, outcome, .. } = error;
+        Self { group: group.to_owned(), code, message, outcome }
+    }
+
+    pub(crate) fn not_a_member(group: &str) -> Self {
+        let message = "this consumer is not a member now: poll, and commit what it is then handed".to_owned();
+        Self { group: group.to_owned(), code: ErrorCode::UnknownMemberId, message, outcome: Outcome::NotApplied }
+    }
+
+    /// Whether the same commit can succeed later with nobody changing anything.
+    pub fn is_retriable(&self) -> bool {
+        self.code.is_retriable()
+    }
+}
+
+/// Why a transaction, or its producer, failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransactionError {
+    /// A setting can't be used.
+    #[error(transparent)]
+    Setting(InvalidSetting),
+    /// Another producer with the same transactional id has taken over, or the coordinator has aborted this one's
+    /// transaction because it was open for too long. Nothing of the transaction was committed by this call. Fatal.
+    #[error("the producer of transactional id {transactional_id:?} is fenced: {message} ({code})")]
+    Fenced {
+        /// The id.
+        transactional_id: String,
+        /// The coordinator's reason.
+        code: ErrorCode,
+        /// What was asked, what was found, and what to do.
+        message: String,
+    },
+    /// Something of the transaction failed, so all of it was aborted; begin another.
+    #[error("the transaction of {transactional_id:?} was aborted: {cause}")]
+    Aborted {
+        /// The id.
+        transactional_id: String,
+        /// What failed first.
+        #[source]
+        cause: ProduceError,
+    },
+    /// The group's coordinator did not take offsets into the transaction, which can only be aborted.
+    #[error("the transaction of {transactional_id:?} can only be aborted: {source}")]
+    Offsets {
+        /// The id.
+        transactional_id: String,
+        /// Why not.
+        source: CommitError,
+    },
+    /// The coordinator refused, and asking again will not help. Fatal.
+    #[error("transactional id {transactional_id:?}: {message} ({code})")]
+    Refused {
+        /// The id.
+        transactional_id: String,
+        /// The coordinator's reason.
+        code: ErrorCode,
+        /// What was asked, what was found, and what to do.
+        message: String,
+    },
+    /// The coordinator did not answer in time. Of a commit or an abort the outcome is unknown; the next
+    /// [`begin`](crate::TransactionalProducer::begin) asks for the same again, so that it happens once.
+    #[error("transactional id {transactional_id:?}: {message} ({code}); it is asked for again before anything else")]
+    Unavailable {
+        /// The id.
+        transactional_id: String,
+        /// The last reason.
+        code: ErrorCode,
+        /// The last reason in words.
+        message: String,
+    },
+}
+
+impl TransactionError {
+    pub(crate) fn from_admin(transactional_id: &str, error: AdminError) -> Self {
+        let (transactional_id, message, code) = (transactional_id.to_owned(), error.to_string(), error.code);
+        if crate::producer::is_fencing(code) {
+            Self::Fenced { transactional_id, code, message }
+        } else if code.is_retriable() {
+            Self::Unavailable { transactional_id, code, message }
+        } else {
+            Self::Refused { transactional_id, code, message }
+        }
+    }
+
+    /// The code of the failure.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Setting(_) => ErrorCode::InvalidRequest,
+            Self::Aborted { cause, .. } => cause.code,
+            Self::Offsets { source, .. } => source.code,
+            Self::Fenced { code, .. } | Self::Refused { code, .. } | Self::Unavailable { code, .. } => *code,
+        }
+    }
+
+    /// Whether this producer is of no use any more. A new one of the same id can go on.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Fenced { .. } | Self::Refused { .. } | Self::Setting(_))
     }
 }
 

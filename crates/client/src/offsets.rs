@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use highwater_protocol::{PartitionKey as _, code_of, error_from_status, topic_id_bytes, v1};
-use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition};
+use highwater_types::{
+    BrokerId, ErrorCode, IsolationLevel, LeaderEpoch, Offset, PartitionId, TimestampMs, TopicPartition,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 use v1::data_client::DataClient;
 
@@ -49,7 +51,11 @@ type Answer = Result<TimestampedOffset, AdminError>;
 const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
 
 /// An answer for each, in the order asked, within the client's request timeout.
-pub(crate) async fn look_up(client: &Arc<ClientInner>, asked: Vec<Lookup>) -> Vec<(Lookup, Answer)> {
+pub(crate) async fn look_up(
+    client: &Arc<ClientInner>,
+    asked: Vec<Lookup>,
+    isolation: IsolationLevel,
+) -> Vec<(Lookup, Answer)> {
     let deadline = Instant::now() + client.request_timeout;
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
     let mut answers: Vec<Option<Answer>> = vec![None; asked.len()];
@@ -74,7 +80,8 @@ pub(crate) async fn look_up(client: &Arc<ClientInner>, asked: Vec<Lookup>) -> Ve
                 },
             }
         }
-        let rounds = by_leader.into_iter().map(|(leader, indexes)| ask(client, leader, &asked, indexes, deadline));
+        let rounds =
+            by_leader.into_iter().map(|(leader, indexes)| ask(client, leader, &asked, indexes, isolation, deadline));
         for (index, answer) in join_all(rounds).await.into_iter().flatten() {
             answers[index] = Some(answer);
         }
@@ -96,6 +103,13 @@ pub(crate) async fn look_up(client: &Arc<ClientInner>, asked: Vec<Lookup>) -> Ve
         .collect()
 }
 
+pub(crate) fn isolation_to_wire(isolation: IsolationLevel) -> i32 {
+    match isolation {
+        IsolationLevel::ReadUncommitted => v1::IsolationLevel::ReadUncommitted.into(),
+        IsolationLevel::ReadCommitted => v1::IsolationLevel::ReadCommitted.into(),
+    }
+}
+
 fn may_repeat(answer: &Answer) -> bool {
     matches!(answer, Err(error) if error.is_retriable())
 }
@@ -110,6 +124,7 @@ async fn ask(
     leader: BrokerId,
     asked: &[Lookup],
     indexes: Vec<usize>,
+    isolation: IsolationLevel,
     deadline: Instant,
 ) -> Vec<(usize, Answer)> {
     let all = |code: ErrorCode, message: &str| {
@@ -131,7 +146,8 @@ async fn ask(
             }),
         }
     });
-    let request = v1::ListOffsetsRequest { partitions: partitions.collect() };
+    let request =
+        v1::ListOffsetsRequest { isolation_level: isolation_to_wire(isolation), partitions: partitions.collect() };
     let mut data = DataClient::new(channel);
     let until = deadline.min(Instant::now() + ATTEMPT_WAIT);
     let results = match timeout_at(until, data.list_offsets(request)).await {

@@ -141,6 +141,7 @@ impl Controller {
             raft: raft.clone(),
             applied: applied.clone(),
             entropy: Arc::clone(&seams.entropy),
+            net: Arc::clone(&seams.net),
             commands,
             events,
             role,

@@ -149,6 +149,23 @@ async fn a_new_active_controller_gives_brokers_time_but_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_died_with_the_active_controller_is_fenced_long_before_its_session_ends() {
+    let long: fn(&mut ControllerConfig) = |config| config.session_timeout_ms = 600_000;
+    let mut quorum = Quorum::start_with(3, long, |_| Seams::real()).await;
+    let staying = LiveBroker::start(&quorum, 1).await;
+    let active = quorum.active().await;
+    let mut dying = FakeBroker::register(quorum.ports[&active], 2, 2).await.unwrap();
+    dying.until_unfenced().await;
+    // As one process: its port closes, and nobody is left to see its stream close.
+    let died = Instant::now();
+    quorum.kill(active).await;
+    drop(dying);
+    fenced(&quorum, 2, true).await;
+    println!("both roles died -> the broker is fenced: {:?}", died.elapsed());
+    assert!(*staying.unfenced.borrow());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t13_isr_proposals_are_answered_one_by_one() {
     let (quorum, port) = one_controller().await;
     let _brokers = [LiveBroker::start(&quorum, 1).await, LiveBroker::start(&quorum, 2).await];

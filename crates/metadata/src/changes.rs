@@ -34,6 +34,8 @@ impl Changes {
             | Record::TopicConfigured { topic, .. }
             | Record::PartitionsAdded { topic, .. } => _ = self.topics.insert(*topic),
             Record::PartitionChanged { partition, .. } => _ = self.topics.insert(partition.topic),
+            // Nobody but the controller looks at the counter.
+            Record::ProducerIdsAllocated { .. } => {}
             Record::ControllerChanged { .. } | Record::ControllerRemoved { .. } => self.controllers = true,
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::{
-    BrokerEpoch, BrokerId, ControllerId, IncarnationId, LeaderEpoch, Offset, PartitionEpoch, TopicId, TopicPartition,
+    BrokerEpoch, BrokerId, ControllerId, IncarnationId, LeaderEpoch, Offset, PartitionEpoch, ProducerId, TopicId,
+    TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +136,11 @@ pub enum Command {
         #[serde(default)]
         lost: BTreeSet<TopicPartition>,
     },
+    /// A block of producer ids that nobody was or will be given besides. Each asking gets another.
+    AllocateProducerIds {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+    },
     /// Adds a controller, or changes its endpoint.
     AddController {
         controller: ControllerId,
@@ -170,6 +176,11 @@ pub enum CommandResponse {
     },
     PreferredElected {
         moved: u32,
+    },
+    /// `count` ids from `first` on.
+    ProducerIdsAllocated {
+        first: ProducerId,
+        count: u32,
     },
 }
 

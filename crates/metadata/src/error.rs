@@ -26,6 +26,8 @@ pub enum CommandError {
     UnknownBroker { broker: BrokerId },
     #[error("broker {broker} has epoch {current} now, and the request came from its epoch {asked}")]
     StaleBrokerEpoch { broker: BrokerId, asked: BrokerEpoch, current: BrokerEpoch },
+    #[error("all producer ids are given out")]
+    NoProducerIds,
     #[error("broker {broker} is shutting down")]
     ShuttingDown { broker: BrokerId },
 
@@ -99,6 +101,7 @@ impl CommandError {
             Self::DuplicateRegistration { .. } => ErrorCode::DuplicateBrokerRegistration,
             Self::UnknownBroker { .. } => ErrorCode::UnknownBroker,
             Self::StaleBrokerEpoch { .. } => ErrorCode::StaleBrokerEpoch,
+            Self::NoProducerIds => ErrorCode::Unsupported,
             Self::ShuttingDown { .. } => ErrorCode::BrokerShuttingDown,
             Self::UnknownTopic { .. } => ErrorCode::UnknownTopic,
             Self::UnknownTopicId { .. } => ErrorCode::UnknownTopicId,

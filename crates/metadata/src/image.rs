@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use highwater_types::{
     BrokerEpoch, BrokerId, ControllerId, IncarnationId, LeaderEpoch, MetadataVersion, Offset, PartitionEpoch,
-    PartitionId, TopicConfig, TopicId, TopicName, TopicPartition,
+    PartitionId, ProducerId, TopicConfig, TopicId, TopicName, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +210,7 @@ pub struct ClusterImage {
     /// Empty until the cluster is created.
     pub cluster_id: String,
     pub next_broker_epoch: BrokerEpochCounter,
+    pub next_producer_id: ProducerIdCounter,
     pub brokers: BTreeMap<BrokerId, BrokerState>,
     pub topics: BTreeMap<TopicId, Arc<TopicState>>,
     pub controllers: BTreeMap<ControllerId, ControllerState>,
@@ -228,6 +229,17 @@ impl Default for BrokerEpochCounter {
     }
 }
 
+/// The first producer id that nobody was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProducerIdCounter(pub ProducerId);
+
+impl Default for ProducerIdCounter {
+    fn default() -> Self {
+        Self(ProducerId::new(0))
+    }
+}
+
 /// As stored: without what follows from the rest.
 #[derive(Deserialize)]
 struct ImageContent {
@@ -236,6 +248,8 @@ struct ImageContent {
     cluster_id: String,
     #[serde(default)]
     next_broker_epoch: BrokerEpochCounter,
+    #[serde(default)]
+    next_producer_id: ProducerIdCounter,
     #[serde(default)]
     brokers: BTreeMap<BrokerId, BrokerState>,
     #[serde(default)]
@@ -246,9 +260,10 @@ struct ImageContent {
 
 impl From<ImageContent> for ClusterImage {
     fn from(content: ImageContent) -> Self {
-        let ImageContent { version, cluster_id, next_broker_epoch, brokers, topics, controllers } = content;
+        let ImageContent { version, cluster_id, next_broker_epoch, next_producer_id, brokers, topics, controllers } =
+            content;
         let names = topics.values().map(|topic| (topic.name.clone(), topic.id)).collect();
-        Self { version, cluster_id, next_broker_epoch, brokers, topics, controllers, names }
+        Self { version, cluster_id, next_broker_epoch, next_producer_id, brokers, topics, controllers, names }
     }
 }
 

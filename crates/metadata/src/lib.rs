@@ -30,8 +30,8 @@ pub use command::{
 pub use decide::{Decision, PARTITIONS_PER_TOPIC_MAX, REPLICATION_FACTOR_MAX, decide};
 pub use error::{CommandError, Ineligible};
 pub use image::{
-    BrokerEpochCounter, BrokerState, ClusterImage, ControllerState, Endpoint, JsonError, PartitionState, ReplicaLogEnd,
-    TopicState, UncleanReport,
+    BrokerEpochCounter, BrokerState, ClusterImage, ControllerState, Endpoint, JsonError, PartitionState,
+    ProducerIdCounter, ReplicaLogEnd, TopicState, UncleanReport,
 };
 pub use placement::{PlacementBroker, place};
 pub use record::{Record, ReplayError};

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use highwater_types::{BrokerEpoch, BrokerId, ControllerId, MetadataVersion, TopicId, TopicPartition};
+use highwater_types::{BrokerEpoch, BrokerId, ControllerId, MetadataVersion, ProducerId, TopicId, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 use crate::image::{
-    BrokerEpochCounter, BrokerState, ClusterImage, ControllerState, JsonError, PartitionState, TopicState,
+    BrokerEpochCounter, BrokerState, ClusterImage, ControllerState, JsonError, PartitionState, ProducerIdCounter,
+    TopicState,
 };
 
 /// One change of the image. Each states the new value whole, so that replay needs no rules. Unknown fields are ignored.
@@ -47,6 +48,10 @@ pub enum Record {
     PartitionChanged {
         partition: TopicPartition,
         state: PartitionState,
+    },
+    /// Every producer id below `next` is given out.
+    ProducerIdsAllocated {
+        next: ProducerId,
     },
     ControllerChanged {
         controller: ControllerState,
@@ -116,6 +121,9 @@ impl ClusterImage {
                 let topic = self.topic_mut(partition.topic)?;
                 let slot = topic.partitions.get_mut(partition.partition.get() as usize);
                 *slot.ok_or(ReplayError::UnknownPartition { version, partition: *partition })? = state.clone();
+            }
+            Record::ProducerIdsAllocated { next } => {
+                self.next_producer_id = ProducerIdCounter(self.next_producer_id.0.max(*next));
             }
             Record::ControllerChanged { controller } => {
                 self.controllers.insert(controller.id, controller.clone());

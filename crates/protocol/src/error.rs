@@ -65,10 +65,14 @@ pub fn error_from_status(status: &Status) -> v1::Error {
 fn grpc_code(code: ErrorCode) -> Code {
     use ErrorCode as E;
     match code {
-        E::UnknownTopic | E::UnknownPartition | E::UnknownTopicId | E::UnknownBroker | E::UnknownController => {
-            Code::NotFound
-        }
-        E::TopicAlreadyExists => Code::AlreadyExists,
+        E::UnknownTopic
+        | E::UnknownPartition
+        | E::UnknownTopicId
+        | E::UnknownBroker
+        | E::UnknownController
+        | E::TransactionalIdNotFound
+        | E::GroupIdNotFound => Code::NotFound,
+        E::TopicAlreadyExists | E::DuplicateSequence => Code::AlreadyExists,
         E::OffsetOutOfRange | E::LogTruncated => Code::OutOfRange,
         E::RecordTooLarge
         | E::BatchTooLarge
@@ -79,6 +83,13 @@ fn grpc_code(code: ErrorCode) -> Code {
         | E::InvalidPartitionCount
         | E::InvalidReplicationFactor
         | E::InvalidReplicaAssignment
+        | E::InvalidTransactionTimeout
+        | E::InvalidGroupId
+        | E::InconsistentGroupProtocol
+        | E::InvalidSessionTimeout
+        | E::UnsupportedAssignor
+        | E::OffsetMetadataTooLarge
+        | E::InvalidRegularExpression
         | E::InvalidRequest => Code::InvalidArgument,
         E::NotLeader
         | E::FencedLeaderEpoch
@@ -88,6 +99,25 @@ fn grpc_code(code: ErrorCode) -> Code {
         | E::DuplicateBrokerRegistration
         | E::InvalidUpdateVersion
         | E::IneligibleReplica
+        | E::OutOfOrderSequence
+        | E::UnknownProducerId
+        | E::InvalidProducerEpoch
+        | E::ProducerFenced
+        | E::InvalidProducerIdMapping
+        | E::InvalidTransactionState
+        | E::TransactionAbortable
+        | E::TransactionCoordinatorFenced
+        | E::NotCoordinator
+        | E::UnknownMemberId
+        | E::FencedMemberEpoch
+        | E::StaleMemberEpoch
+        | E::IllegalGeneration
+        | E::RebalanceInProgress
+        | E::FencedInstanceId
+        | E::UnreleasedInstanceId
+        | E::NonEmptyGroup
+        | E::GroupSubscribedToTopic
+        | E::MemberIdRequired
         | E::FetchSessionStale => Code::FailedPrecondition,
         E::LeaderNotAvailable
         | E::OffsetNotAvailable
@@ -97,10 +127,12 @@ fn grpc_code(code: ErrorCode) -> Code {
         | E::StorageOffline
         | E::DamagedData
         | E::BrokerShuttingDown
+        | E::CoordinatorNotAvailable
+        | E::CoordinatorLoadInProgress
         | E::Unavailable => Code::Unavailable,
         E::RequestTimedOut => Code::DeadlineExceeded,
-        E::DiskFull | E::Throttled => Code::ResourceExhausted,
-        E::Conflict => Code::Aborted,
+        E::DiskFull | E::Throttled | E::GroupMaxSizeReached => Code::ResourceExhausted,
+        E::Conflict | E::ConcurrentTransactions | E::UnstableOffsetCommit => Code::Aborted,
         E::UnsupportedCompression | E::Unsupported => Code::Unimplemented,
         E::Internal => Code::Internal,
     }

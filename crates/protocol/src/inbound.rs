@@ -248,7 +248,7 @@ mod tests {
             records: (0..*len).map(|i| (i % 251) as u8).collect::<Vec<u8>>().into(),
         };
         let partitions = records.iter().enumerate().map(partition).collect();
-        ProduceRequest { request_id: id, acks: 3, timeout_ms: 10, partitions }
+        ProduceRequest { transactional_id: String::new(), request_id: id, acks: 3, timeout_ms: 10, partitions }
     }
 
     fn on_the_wire(requests: &[ProduceRequest]) -> Bytes {

@@ -4,7 +4,7 @@
 //! [`Batch::from_bytes_unchecked_crc`], the CRC that its header states.
 
 use bytes::Bytes;
-use highwater_types::{LeaderEpoch, Offset, TimestampMs};
+use highwater_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 
 use crate::compression::{self, DecompressError};
 use crate::header::{self, Attributes, BatchHeader, HEADER_LEN, at};
@@ -134,6 +134,15 @@ pub(crate) fn put_crc(batch: &mut [u8]) -> u32 {
 pub fn stamp(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
     header::put(batch, at::BASE_OFFSET, base_offset.get().to_be_bytes());
     header::put(batch, at::LEADER_EPOCH, leader_epoch.get().to_be_bytes());
+}
+
+/// States another session and sequence of the producer, and recomputes the CRC. `batch` is exactly one batch. Panics if
+/// it is shorter than a header.
+pub fn set_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) {
+    header::put(batch, at::PRODUCER_ID, id.get().to_be_bytes());
+    header::put(batch, at::PRODUCER_EPOCH, epoch.get().to_be_bytes());
+    header::put(batch, at::BASE_SEQUENCE, base_sequence.get().to_be_bytes());
+    put_crc(batch);
 }
 
 /// Makes `now` the timestamp of every record of the batch (LogAppendTime), and recomputes the CRC. `batch` is exactly

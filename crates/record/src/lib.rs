@@ -19,7 +19,7 @@ mod record;
 mod validate;
 mod varint;
 
-pub use batch::{Batch, set_append_time, split, split_prefix, stamp};
+pub use batch::{Batch, set_append_time, set_producer, split, split_prefix, stamp};
 pub use builder::BatchBuilder;
 pub use compression::{Compression, UnknownCompression};
 pub use control::{EndTransactionMarker, TransactionResult, control_batch};

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::producers::ProducerStateError;
 use highwater_types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 
 /// Offsets whose records are damaged or missing on this replica, although they were once synced: from `start` up to,
@@ -56,6 +57,8 @@ pub enum AppendError {
     OffsetGap { expected: Offset, found: Offset },
     #[error("leader epoch {found} is older than the log's latest, {latest}")]
     EpochWentBack { latest: LeaderEpoch, found: LeaderEpoch },
+    #[error(transparent)]
+    Producer(ProducerStateError),
     #[error("writing to the log failed, and its data dir is offline now: {0}")]
     Io(#[source] io::Error),
 }
@@ -69,6 +72,7 @@ impl AppendError {
             Self::Closed => ErrorCode::BrokerShuttingDown,
             Self::OffsetGap { .. } => ErrorCode::Internal,
             Self::EpochWentBack { .. } => ErrorCode::FencedLeaderEpoch,
+            Self::Producer(error) => error.code(),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A partition's folder holds segments (`<20-digit base offset>.log`, whole record batches one after the other), beside
 //! each an offset index and a time index (rebuildable), the leader epochs (`leader-epochs`), what the batches don't
-//! say (`checkpoint`: start offset, recovery point, high watermark), and whose it is (`topic-id`).
+//! say (`checkpoint`: start offset, recovery point, high watermark), whose it is (`topic-id`), and what is known of
+//! producers (`<offset>.producers`, which saves reading the log again).
 //!
 //! - [`Log`]: append, read, truncate, retain, heal; its owner keeps it in a mutex.
 //! - [`Flusher`]: group commit for the logs of a data dir. fsync is never under a log's lock (T24).
@@ -23,6 +24,7 @@ mod error;
 mod flusher;
 mod index;
 mod log;
+mod producers;
 mod recovery;
 mod scan;
 mod segment;
@@ -41,6 +43,10 @@ pub use flusher::{FlushHandle, Flushable, Flusher};
 pub use log::{
     Appended, DeletedSegment, DeletionReason, FileRead, HealJob, Healed, Log, OpenLog, ReadPlan, SyncJob,
     TimestampFound, TimestampSearch,
+};
+pub use producers::{
+    AbortedTransaction, BATCHES_KEPT, DuplicateOf, OngoingTransaction, ProducerDescription, ProducerStateError,
+    ProducerStates, SequenceCheck,
 };
 pub use recovery::RecoveryReport;
 pub use scan::Fault;

@@ -5,8 +5,11 @@
 
 pub mod history;
 pub mod local_cluster;
+pub mod members;
+pub mod pipeline;
 #[cfg(feature = "simulation")]
 pub mod sim_net;
+pub mod transactors;
 pub mod usage;
 pub mod workload;
 

@@ -62,6 +62,25 @@ epoch! {
     /// The number of a record within a producer's session and partition.
     Sequence(i32), none = -1, first = 0
 }
+epoch! {
+    /// The version of a group's members and subscriptions; a target assignment is computed for each (KIP-848).
+    GroupEpoch(i32), none = -1, first = 0
+}
+epoch! {
+    /// What a member of a group has reached of the group's epochs (KIP-848). [`MemberEpoch::FIRST`] in a request joins.
+    MemberEpoch(i32), none = -1, first = 0
+}
+epoch! {
+    /// One round of the classic group protocol; whatever states another is refused.
+    Generation(i32), none = -1, first = 0
+}
+
+impl MemberEpoch {
+    /// In a request: the member leaves.
+    pub const LEAVE: Self = Self(-1);
+    /// In a request: a static member leaves for a while, and keeps its partitions until its session times out.
+    pub const LEAVE_STATIC: Self = Self(-2);
+}
 
 /// How many metadata records have been applied: the version of a cluster image.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

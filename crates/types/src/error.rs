@@ -114,6 +114,67 @@ error_codes! {
     UnsupportedCompression = 42, false, NotApplied;
     /// A request for an operation that only newer metadata allows.
     Unsupported = 43, false, NotApplied;
+    /// A sequence number that does not follow the producer's last one in this partition: a batch before it is missing.
+    OutOfOrderSequence = 44, false, NotApplied;
+    /// A batch that was stored before, too long ago for its offset to be known: it is there, once.
+    DuplicateSequence = 45, false, NotApplied;
+    /// Nothing is known of this producer in this partition any more, and its sequence does not start at 0.
+    UnknownProducerId = 46, false, NotApplied;
+    /// A newer epoch of the same producer has written to this partition.
+    InvalidProducerEpoch = 47, false, NotApplied;
+    /// Another producer with the same transactional id has taken over.
+    ProducerFenced = 48, false, NotApplied;
+    /// The transactional id belongs to another producer id.
+    InvalidProducerIdMapping = 49, false, NotApplied;
+    /// The transaction is not in a state that allows this.
+    InvalidTransactionState = 50, false, NotApplied;
+    /// The transaction before is still being completed: try again soon.
+    ConcurrentTransactions = 51, true, NotApplied;
+    /// The transaction can only be aborted; the producer may go on with the next one.
+    TransactionAbortable = 52, false, NotApplied;
+    /// A marker of an older coordinator.
+    TransactionCoordinatorFenced = 53, false, NotApplied;
+    TransactionalIdNotFound = 54, false, NotApplied;
+    /// Above `transaction.max.timeout.ms`, or 0.
+    InvalidTransactionTimeout = 55, false, NotApplied;
+    /// The coordinator's partition has no leader, or the internal topic is being made.
+    CoordinatorNotAvailable = 56, true, NotApplied;
+    /// This broker does not coordinate that group or transaction; ask who does.
+    NotCoordinator = 57, true, NotApplied;
+    /// The coordinator is reading its state back.
+    CoordinatorLoadInProgress = 58, true, NotApplied;
+    InvalidGroupId = 59, false, NotApplied;
+    GroupIdNotFound = 60, false, NotApplied;
+    /// Not a member, or not any more: join again.
+    UnknownMemberId = 61, false, NotApplied;
+    /// The member's epoch is not the coordinator's: give up all partitions and join again.
+    FencedMemberEpoch = 62, false, NotApplied;
+    /// The member's epoch is older than the coordinator's: heartbeat, then try again.
+    StaleMemberEpoch = 63, true, NotApplied;
+    /// The generation is not the group's current one (classic protocol).
+    IllegalGeneration = 64, false, NotApplied;
+    /// The group is rebalancing: join again (classic protocol).
+    RebalanceInProgress = 65, true, NotApplied;
+    /// The member shares no protocol with the group, or the group is of the other kind and can't be converted.
+    InconsistentGroupProtocol = 66, false, NotApplied;
+    /// Outside `group.min.session.timeout.ms` .. `group.max.session.timeout.ms`.
+    InvalidSessionTimeout = 67, false, NotApplied;
+    /// Another member has taken over this `group.instance.id`.
+    FencedInstanceId = 68, false, NotApplied;
+    /// The `group.instance.id` still belongs to another live member.
+    UnreleasedInstanceId = 69, true, NotApplied;
+    UnsupportedAssignor = 70, false, NotApplied;
+    GroupMaxSizeReached = 71, false, NotApplied;
+    /// The group still has members.
+    NonEmptyGroup = 72, false, NotApplied;
+    /// Offsets of a topic that the group is subscribed to can't be deleted.
+    GroupSubscribedToTopic = 73, false, NotApplied;
+    OffsetMetadataTooLarge = 74, false, NotApplied;
+    /// Join again with the member id of this answer (classic protocol, KIP-394).
+    MemberIdRequired = 75, true, NotApplied;
+    InvalidRegularExpression = 76, false, NotApplied;
+    /// An offset asked for with `require_stable` is part of an open transaction (KIP-447).
+    UnstableOffsetCommit = 77, true, NotApplied;
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -6,6 +6,7 @@
 mod config;
 mod epoch;
 mod error;
+mod group;
 mod id;
 mod name;
 mod offset;
@@ -13,8 +14,12 @@ mod offset;
 pub use config::{
     ConfigError, ConfigKeyInfo, Durability, TOPIC_CONFIG_KEYS, TimestampType, TopicConfig, UncleanElection,
 };
-pub use epoch::{BrokerEpoch, LeaderEpoch, MetadataVersion, PartitionEpoch, ProducerEpoch, Sequence};
+pub use epoch::{
+    BrokerEpoch, Generation, GroupEpoch, LeaderEpoch, MemberEpoch, MetadataVersion, PartitionEpoch, ProducerEpoch,
+    Sequence,
+};
 pub use error::{ErrorCode, Outcome};
+pub use group::{GroupId, InstanceId, IsolationLevel, MemberId, TEXT_ID_BYTES_MAX, TextIdError, TransactionalId};
 pub use id::{BrokerId, ControllerId, IncarnationId, PartitionId, ProducerId, TopicId, TopicPartition};
-pub use name::{NameError, TopicName};
+pub use name::{GROUPS_TOPIC, NameError, TRANSACTIONS_TOPIC, TopicName, is_internal_topic};
 pub use offset::{Offset, TimestampMs};

@@ -11,6 +11,16 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct TopicName(Arc<str>);
 
+/// Where group coordinators keep groups and their offsets.
+pub const GROUPS_TOPIC: &str = "__consumer_offsets";
+/// Where transaction coordinators keep transactions.
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
+/// Whether a topic of this name is the cluster's own: users can read it, and nothing else.
+pub fn is_internal_topic(name: &str) -> bool {
+    name.starts_with("__")
+}
+
 /// Why a topic name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use highwater_coordination::ProducerIdentity;
+use highwater_protocol::{code_of, v1};
 use highwater_record::BatchError;
 use highwater_replication::{AckOutcome, EpochEnd, FetchError};
-use highwater_storage::{AppendError, DamagedRange, LogError, ReadError};
-use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Outcome, TopicPartition};
+use highwater_storage::{AppendError, DamagedRange, LogError, ProducerStateError, ReadError};
+use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Outcome, ProducerEpoch, TopicPartition};
 
 /// One enum for all operations on a partition: a request over many partitions answers with any mix of them.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +33,23 @@ pub enum PartitionError {
          may come back; ask again"
     )]
     NotDeletedEverywhere { start: Offset },
+    #[error("the topic is the cluster's own: it can be read, and only coordinators write to it")]
+    Internal,
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// Of what an idempotent or transactional producer sent; nothing was written.
+    #[error(transparent)]
+    Producer(#[from] ProducerStateError),
+    #[error("{0}")]
+    Numbering(&'static str),
+    #[error(
+        "no transaction of producer {} in epoch {} is open in this partition{}",
+        .producer.id, .producer.epoch, open_text(*.open)
+    )]
+    NoSuchTransaction { producer: ProducerIdentity, open: Option<ProducerEpoch> },
+    /// Of the transaction that the records are part of; nothing was written.
+    #[error("{}", .0.message)]
+    Coordinator(v1::Error),
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(transparent)]
@@ -66,6 +83,10 @@ fn leader_text(leader: Option<BrokerId>) -> String {
     }
 }
 
+fn open_text(open: Option<ProducerEpoch>) -> String {
+    open.map(|epoch| format!("; one in epoch {epoch} is")).unwrap_or_default()
+}
+
 const fn ack_text(outcome: AckOutcome) -> &'static str {
     match outcome {
         AckOutcome::Committed => "committed",
@@ -91,7 +112,12 @@ impl PartitionError {
             Self::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,
             Self::NotAcknowledged(outcome) => outcome.error().unwrap_or(ErrorCode::Internal),
             Self::NotDeletedEverywhere { .. } => ErrorCode::RequestTimedOut,
+            Self::Internal => ErrorCode::InvalidRequest,
             Self::Batch(error) => error.code(),
+            Self::Producer(error) => error.code(),
+            Self::Numbering(_) => ErrorCode::InvalidRecord,
+            Self::NoSuchTransaction { .. } => ErrorCode::InvalidTransactionState,
+            Self::Coordinator(error) => code_of(error),
             Self::Append(error) => error.code(),
             Self::Read(error) => error.code(),
             Self::Log(error) => error.code(),
@@ -111,7 +137,7 @@ impl PartitionError {
             Self::NotAcknowledged(_) | Self::NotDeletedEverywhere { .. } => Outcome::Unknown,
             // The write failed half way: what is on the disk is not known.
             Self::Append(AppendError::Io(_)) => Outcome::Unknown,
-            Self::Append(_) | Self::Unusable(_) | Self::Read(_) => Outcome::NotApplied,
+            Self::Coordinator(_) | Self::Append(_) | Self::Unusable(_) | Self::Read(_) => Outcome::NotApplied,
             _ => self.code().outcome(),
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use highwater_storage::{DamagedRange, FileRead, ReadError, ReadPlan};
-use highwater_types::{LeaderEpoch, Offset, TopicPartition};
+use highwater_storage::{AbortedTransaction, DamagedRange, FileRead, Log, ReadError, ReadPlan};
+use highwater_types::{IsolationLevel, LeaderEpoch, Offset, TopicPartition};
 
 use super::{FetchWaiter, Partition, PartitionError, State, Storage, divergence_of_reader};
 
@@ -17,6 +17,7 @@ pub struct FetchFrom {
     pub leader_epoch: LeaderEpoch,
     /// Of the record before `offset`; `NONE` not to check for truncation.
     pub last_fetched_epoch: LeaderEpoch,
+    pub isolation: IsolationLevel,
     pub max_bytes: usize,
 }
 
@@ -51,13 +52,17 @@ impl ReadRecords {
 /// What a read found, with the positions at that moment.
 pub struct PartitionRead {
     pub high_watermark: Offset,
+    /// Nothing below it belongs to a transaction that is still open.
+    pub last_stable: Offset,
+    /// For a reader of committed transactions: those aborted among the records, and perhaps some after them.
+    pub aborted: Vec<AbortedTransaction>,
     pub log_start: Offset,
     pub leader_epoch: LeaderEpoch,
     pub records: ReadRecords,
 }
 
 impl Partition {
-    /// Reads below the high watermark, at the leader. If there is nothing, `waiter` is registered to fire when there may be.
+    /// Reads below the high watermark, or the last stable offset, at the leader. If there is nothing, `waiter` is registered to fire when there may be.
     pub(crate) fn fetch(
         &self,
         from: &FetchFrom,
@@ -112,12 +117,28 @@ impl State {
             });
         }
         let leader_epoch = leader.leader_epoch();
-        let plan = match log.read(asked, high_watermark, max_bytes, at_least_one) {
+        // T32: both from the log as it is now, and of the same moment.
+        let last_stable = last_stable(log, high_watermark);
+        let (readable, aborted) = match from.isolation {
+            IsolationLevel::ReadUncommitted => (high_watermark, Vec::new()),
+            IsolationLevel::ReadCommitted if asked < last_stable => (last_stable, log.aborted_in(asked, last_stable)),
+            IsolationLevel::ReadCommitted => {
+                let (log_start, records) = (start, ReadRecords::None);
+                let aborted = Vec::new();
+                return Ok(PartitionRead { high_watermark, last_stable, aborted, log_start, leader_epoch, records });
+            }
+        };
+        let plan = match log.read(asked, readable, max_bytes, at_least_one) {
             Ok(plan) => plan,
             Err(ReadError::Damaged(range)) => return Err(PartitionError::Damaged(range)),
             Err(error) => return Err(error.into()),
         };
         let records = ReadRecords::new(plan);
-        Ok(PartitionRead { high_watermark, log_start: start, leader_epoch, records })
+        Ok(PartitionRead { high_watermark, last_stable, aborted, log_start: start, leader_epoch, records })
     }
+}
+
+/// Up to where every transaction has ended, and that is committed.
+pub(super) fn last_stable(log: &Log, high_watermark: Offset) -> Offset {
+    log.first_unstable_offset(high_watermark).map_or(high_watermark, |first| first.min(high_watermark))
 }

@@ -11,12 +11,15 @@
 //! - Consumers get nothing from the high watermark on (T26).
 
 mod append;
+mod coordinate;
 mod describe;
 mod error;
 mod fetch;
 mod fetch_waiters;
 mod follow;
 mod heal;
+mod idle;
+mod marker;
 mod offsets;
 mod outcomes;
 mod role;
@@ -24,7 +27,7 @@ mod subscription;
 mod sync;
 mod wakes;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -34,18 +37,23 @@ use highwater_storage::{DataDir, FlushHandle, Flusher, Log};
 use highwater_types::{BrokerId, Durability, LeaderEpoch, Offset, TopicConfig, TopicPartition};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub(crate) use append::ToAppend;
+pub use coordinate::{LeaderPositions, OwnAppend};
 pub use describe::PartitionDescription;
 pub use error::PartitionError;
 pub use fetch::{FetchFrom, PartitionRead, ReadRecords};
 pub use fetch_waiters::FetchWaiter;
 pub use follow::{Followed, ReplicaRead};
+pub use marker::{EndedBy, TransactionEnd};
 pub use offsets::{FoundOffset, OffsetAt};
 pub(crate) use role::Assignment;
 pub use subscription::{DirtySet, News, Subscription};
 
 use crate::clock::Clock;
 use crate::produce::AckWaiter;
+use crate::transaction::verify::{Verifications, Verifier};
 use fetch_waiters::FetchWaiters;
+use idle::IdleProducers;
 use wakes::Wakes;
 
 /// An ISR proposal of one partition, on its way to the controller; its end comes back by
@@ -75,6 +83,8 @@ pub(crate) struct PartitionEnv {
     pub following: mpsc::UnboundedSender<FollowChange>,
     /// What can't be served has changed.
     pub unusable: Notify,
+    /// Set once this broker can reach the others.
+    pub verifier: OnceLock<Arc<dyn Verifier>>,
 }
 
 /// See the module.
@@ -84,6 +94,7 @@ pub struct Partition {
     dir: Arc<DataDir>,
     flush: OnceLock<FlushHandle>,
     batch_bytes_max: AtomicU32,
+    internal: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -100,6 +111,9 @@ struct State {
     /// `acks=leader`: by the end of what was appended, to be on this replica's disk.
     syncing: AckQueue<AckWaiter>,
     fetching: FetchWaiters,
+    /// First records of transactions, until their coordinators say that they are welcome.
+    verifying: Verifications<ToAppend>,
+    idle_producers: IdleProducers,
     /// Delete-records: until every in-sync replica's log starts there.
     deleting: Vec<(Offset, oneshot::Sender<()>)>,
     /// As follower: the log's start was moved, and the leader is to hear of it once that is on disk.
@@ -152,6 +166,7 @@ impl Partition {
             dir,
             flush: OnceLock::new(),
             batch_bytes_max: AtomicU32::new(config.max_message_bytes),
+            internal: AtomicBool::new(false),
             state: Mutex::new(State {
                 storage,
                 role: Role::None,
@@ -161,6 +176,8 @@ impl Partition {
                 outcome_by: None,
                 syncing: AckQueue::new(),
                 fetching: FetchWaiters::default(),
+                verifying: Verifications::default(),
+                idle_producers: IdleProducers::default(),
                 deleting: Vec::new(),
                 start_to_acknowledge: false,
                 subscriptions: Vec::new(),
@@ -173,6 +190,10 @@ impl Partition {
     }
     pub(crate) fn dir(&self) -> &Arc<DataDir> {
         &self.dir
+    }
+    /// Whether coordinators alone write to it.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.internal.load(Ordering::Relaxed)
     }
     /// Largest batch that a producer may send.
     pub(crate) fn batch_bytes_max(&self) -> usize {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use highwater_replication::EpochEnd;
 use highwater_storage::{ReadError, TimestampSearch};
-use highwater_types::{LeaderEpoch, Offset, TimestampMs};
+use highwater_types::{IsolationLevel, LeaderEpoch, Offset, TimestampMs};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::fetch::last_stable;
 use super::{Partition, PartitionError, Role, State};
 
 /// A search that finds its files gone is planned anew so often.
@@ -19,7 +20,7 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffsetAt {
     Earliest,
-    /// The end of the committed records.
+    /// The end of the committed records, or of the stable ones.
     Latest,
     /// The first record whose timestamp is this or later.
     Timestamp(TimestampMs),
@@ -45,10 +46,15 @@ enum LookUp {
 
 impl Partition {
     /// At the leader, among the committed records.
-    pub async fn find_offset(&self, asked: LeaderEpoch, at: OffsetAt) -> Result<FoundOffset, PartitionError> {
+    pub async fn find_offset(
+        &self,
+        asked: LeaderEpoch,
+        at: OffsetAt,
+        isolation: IsolationLevel,
+    ) -> Result<FoundOffset, PartitionError> {
         let mut searches = 0;
         loop {
-            let look_up = self.lock().look_up(self.env.me, asked, at)?;
+            let look_up = self.lock().look_up(self.env.me, asked, at, isolation)?;
             let (search, leader_epoch, certain) = match look_up {
                 LookUp::Found(found) => return Ok(found),
                 LookUp::Search { search, leader_epoch, certain } => (search, leader_epoch, certain),
@@ -119,16 +125,21 @@ impl State {
         me: highwater_types::BrokerId,
         asked: LeaderEpoch,
         at: OffsetAt,
+        isolation: IsolationLevel,
     ) -> Result<LookUp, PartitionError> {
         let (leader, log) = self.leading(me, asked)?;
         let (leader_epoch, certain) = (leader.leader_epoch(), leader.high_watermark_is_certain());
+        let end = match isolation {
+            IsolationLevel::ReadUncommitted => leader.high_watermark(),
+            IsolationLevel::ReadCommitted => last_stable(log, leader.high_watermark()),
+        };
         let offset = match at {
             OffsetAt::Earliest => log.start_offset(),
             // T6: never an older offset than one already shown.
             OffsetAt::Latest if !certain => return Err(PartitionError::OffsetNotAvailable),
-            OffsetAt::Latest => leader.high_watermark(),
+            OffsetAt::Latest => end,
             OffsetAt::Timestamp(timestamp) => {
-                let search = log.offset_for_timestamp(timestamp, leader.high_watermark());
+                let search = log.offset_for_timestamp(timestamp, end);
                 return Ok(LookUp::Search { search, leader_epoch, certain });
             }
         };

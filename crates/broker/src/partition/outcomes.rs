@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use highwater_replication::AckOutcome;
+use highwater_types::LeaderEpoch;
 
 use super::{Partition, Role, State, Wakes};
 
@@ -19,6 +20,7 @@ const OUTCOME_WAIT: Duration = Duration::from_secs(2);
 impl State {
     /// This broker does not lead any more, or in another epoch. What is looked for by others than producers ends at once.
     pub(super) fn leave_waiters_behind(&mut self, partition: &Partition, wakes: &mut Wakes) {
+        self.give_up_verifications(partition, wakes);
         wakes.fetches(self.fetching.take());
         self.deleting.clear();
         // That it is on this disk says nothing any more.
@@ -36,6 +38,14 @@ impl State {
         wakes.acknowledged(waiting.map(|waiter| (waiter, AckOutcome::LeadershipLost)));
         wakes.fetches(self.fetching.take());
         self.deleting.clear();
+    }
+
+    /// Nothing of them is written: the next leader asks for itself.
+    fn give_up_verifications(&mut self, partition: &Partition, wakes: &mut Wakes) {
+        for to in self.verifying.give_up() {
+            let error = self.not_leading(partition.env.me, LeaderEpoch::NONE);
+            wakes.answer(to, Err(error));
+        }
     }
 
     /// As a follower, of what was appended as leader before.

@@ -17,6 +17,8 @@ const FOLLOWER_CACHE_BYTES: usize = 0;
 pub(crate) struct Assignment {
     pub view: PartitionView,
     pub config: Arc<TopicConfig>,
+    /// Of a topic of the cluster's own, which coordinators alone write to.
+    pub internal: bool,
     /// Unfenced brokers that are not shutting down, in their newest incarnations.
     pub alive: AliveBrokers,
 }
@@ -24,6 +26,7 @@ pub(crate) struct Assignment {
 impl Partition {
     /// Takes the controller's newest decision. Decisions come in the order of metadata versions.
     pub(crate) fn assign(self: &Arc<Self>, assignment: &Assignment) {
+        self.internal.store(assignment.internal, Ordering::Relaxed);
         self.batch_bytes_max.store(assignment.config.max_message_bytes, Ordering::Relaxed);
         self.with(|state, wakes| state.assign(self, assignment, wakes));
     }
@@ -58,7 +61,7 @@ impl Partition {
 
 impl State {
     fn assign(&mut self, partition: &Arc<Partition>, assignment: &Assignment, wakes: &mut Wakes) {
-        let Assignment { view, config, alive } = assignment;
+        let Assignment { view, config, alive, .. } = assignment;
         if self.config != *config {
             self.config = Arc::clone(config);
             if let Storage::Open(log) = &mut self.storage {

@@ -4,13 +4,15 @@ use std::sync::{Arc, Weak};
 
 use highwater_replication::AckOutcome;
 
+use super::append::ToAppend;
 use super::{FetchWaiter, News, Partition, Subscription};
-use crate::produce::AckWaiter;
+use crate::produce::{AckWaiter, ProduceResult};
 
 /// Collected under the lock, run after it: a woken task finds the lock free.
 #[derive(Default)]
 pub(super) struct Wakes {
     acks: Vec<(AckWaiter, AckOutcome)>,
+    answers: Vec<(ToAppend, ProduceResult)>,
     fetches: Vec<Weak<FetchWaiter>>,
     subscriptions: Vec<(Arc<Subscription>, News)>,
     flush: bool,
@@ -20,6 +22,10 @@ pub(super) struct Wakes {
 impl Wakes {
     pub(super) fn acknowledged(&mut self, completed: impl Iterator<Item = (AckWaiter, AckOutcome)>) {
         self.acks.extend(completed);
+    }
+
+    pub(super) fn answer(&mut self, to: ToAppend, result: ProduceResult) {
+        self.answers.push((to, result));
     }
 
     pub(super) fn fetches(&mut self, waiters: Vec<Weak<FetchWaiter>>) {
@@ -55,6 +61,9 @@ impl Wakes {
         }
         for (subscription, news) in &self.subscriptions {
             subscription.mark(*news);
+        }
+        for (to, result) in self.answers {
+            to.complete(result);
         }
         for (waiter, outcome) in self.acks {
             waiter.complete(outcome);

@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Outside;
-use super::backoff::Backoff;
 use super::following::Followed;
 use super::wire;
+use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::partition::{Partition, PartitionError};
 

@@ -8,7 +8,7 @@ use highwater_replication::Asked;
 use highwater_types::TopicPartition;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::partition::{DirtySet, News, Partition, Subscription};
 
 const RETRY_FIRST: Duration = Duration::from_millis(10);

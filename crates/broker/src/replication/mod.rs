@@ -10,7 +10,6 @@
 //! - A broken stream ends the session on both sides; nothing of it is believed in the next one (T27).
 //! - Nothing waits while a partition's lock is held, and no answer that waits to be sent keeps acknowledgements from being taken.
 
-mod backoff;
 mod cold_reads;
 mod fetcher;
 mod fetchers;

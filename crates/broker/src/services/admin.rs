@@ -12,7 +12,9 @@ use highwater_protocol::v1::*;
 use highwater_protocol::{
     MESSAGE_SIZE_MAX, PartitionKey, error_from_status, status_from_error, topic_id_bytes, v1::Error as WireError,
 };
-use highwater_types::{BrokerId, ErrorCode, Offset, PartitionId, TOPIC_CONFIG_KEYS, TopicId, TopicPartition};
+use highwater_types::{
+    BrokerId, ErrorCode, Offset, PartitionId, TOPIC_CONFIG_KEYS, TopicId, TopicPartition, is_internal_topic,
+};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -44,6 +46,16 @@ pub struct AdminService {
 
 fn refuse(code: ErrorCode, message: impl Into<String>) -> Status {
     status_from_error(WireError::new(code, message))
+}
+
+/// The cluster's own topics are for users to read, and for nothing else.
+fn check_not_internal(name: &str) -> Result<(), Status> {
+    if is_internal_topic(name) {
+        let message =
+            format!("topic names that begin with __ are the cluster's own: {name:?} can be read, and no more");
+        return Err(refuse(ErrorCode::InvalidTopicName, message));
+    }
+    Ok(())
 }
 
 fn unknown_topic(name: &str) -> Status {
@@ -144,6 +156,7 @@ impl Admin for AdminService {
         request: Request<CreateTopicRequest>,
     ) -> Result<Response<CreateTopicResponse>, Status> {
         let request = request.into_inner();
+        check_not_internal(&request.name)?;
         let replicas = |assignment: ReplicaAssignment| assignment.replicas.into_iter().map(BrokerId::new).collect();
         let topic = self.execute_for_topic(Command::CreateTopic {
             name: request.name,
@@ -160,7 +173,9 @@ impl Admin for AdminService {
         &self,
         request: Request<DeleteTopicRequest>,
     ) -> Result<Response<DeleteTopicResponse>, Status> {
-        match self.execute(Command::DeleteTopic { name: request.into_inner().name }).await? {
+        let name = request.into_inner().name;
+        check_not_internal(&name)?;
+        match self.execute(Command::DeleteTopic { name }).await? {
             CommandResponse::TopicDeleted { topic } => {
                 Ok(Response::new(DeleteTopicResponse { topic_id: topic_id_bytes(topic) }))
             }
@@ -170,6 +185,7 @@ impl Admin for AdminService {
 
     async fn alter_topic(&self, request: Request<AlterTopicRequest>) -> Result<Response<AlterTopicResponse>, Status> {
         let request = request.into_inner();
+        check_not_internal(&request.name)?;
         let topic = self.execute_for_topic(Command::AlterTopic {
             name: request.name,
             set_configs: request.set_configs.into_iter().collect(),
@@ -186,6 +202,9 @@ impl Admin for AdminService {
         let is_forwarded = is_forwarded(&request);
         let request = request.into_inner();
         let partition = request.topic_partition().map_err(|error| status_from_error(error.into()))?;
+        if let Some(topic) = self.link.image().topic(partition.topic) {
+            check_not_internal(topic.name.as_str())?;
+        }
         let before = match request.before_offset {
             -1 => None,
             offset if offset >= 0 => Some(Offset::new(offset)),

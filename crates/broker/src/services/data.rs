@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use highwater_protocol::{Inbound, MESSAGE_SIZE_MAX, PartitionKey, ProtocolError, topic_id_bytes, v1};
-use highwater_types::{LeaderEpoch, TimestampMs};
+use highwater_types::{IsolationLevel, LeaderEpoch, TimestampMs};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{Grpc, NamedService};
@@ -125,14 +125,20 @@ async fn list_offsets(
     request: v1::ListOffsetsRequest,
 ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
     check_count(&core, request.partitions.len())?;
+    let isolation = fetch_session::isolation(request.isolation_level);
+    let isolation = isolation.map_err(highwater_protocol::status_from_error)?;
     let mut partitions = Vec::with_capacity(request.partitions.len());
     for asked in request.partitions {
-        partitions.push(list_offset(&core, &asked).await?);
+        partitions.push(list_offset(&core, &asked, isolation).await?);
     }
     Ok(Response::new(v1::ListOffsetsResponse { partitions }))
 }
 
-async fn list_offset(core: &Core, asked: &v1::ListOffsetsPartition) -> Result<v1::ListOffsetsPartitionResult, Status> {
+async fn list_offset(
+    core: &Core,
+    asked: &v1::ListOffsetsPartition,
+    isolation: IsolationLevel,
+) -> Result<v1::ListOffsetsPartitionResult, Status> {
     use v1::list_offsets_partition::At;
     let tp = asked.topic_partition().map_err(malformed)?;
     let at = match asked.at {
@@ -150,7 +156,7 @@ async fn list_offset(core: &Core, asked: &v1::ListOffsetsPartition) -> Result<v1
         leader_epoch: LeaderEpoch::NONE.get(),
     };
     let found = match core.partitions.find(tp) {
-        Ok(partition) => partition.find_offset(LeaderEpoch::new(asked.leader_epoch), at).await,
+        Ok(partition) => partition.find_offset(LeaderEpoch::new(asked.leader_epoch), at, isolation).await,
         Err(error) => Err(error),
     };
     Ok(match found {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, Stream};
 use highwater_protocol::{Inbound, PartitionKey, topic_id_bytes, v1};
-use highwater_types::{LeaderEpoch, Offset};
+use highwater_types::{IsolationLevel, LeaderEpoch, Offset};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
@@ -208,8 +208,12 @@ impl Session {
             match result {
                 Ok(fetched) => {
                     head.high_watermark = fetched.high_watermark.get();
-                    // Without transactions everything committed is stable.
-                    head.last_stable_offset = fetched.high_watermark.get();
+                    head.last_stable_offset = fetched.last_stable.get();
+                    let aborted = fetched.aborted.iter().map(|one| v1::AbortedTransaction {
+                        producer_id: one.producer_id.get(),
+                        first_offset: one.first_offset.get(),
+                    });
+                    head.aborted = aborted.collect();
                     head.log_start_offset = fetched.log_start.get();
                     head.leader_epoch = fetched.leader_epoch.get();
                     message.field_with_payload(PARTITIONS_FIELD, &head, RECORDS_FIELD, &fetched.records);
@@ -234,6 +238,15 @@ fn refused(request_id: u64, error: v1::Error) -> Gathered {
     Gathered::of(&v1::FetchResponse { request_id, partitions: Vec::new(), error: Some(error) })
 }
 
+/// One that this version does not know can't be taken for another.
+pub(crate) fn isolation(level: i32) -> Result<IsolationLevel, v1::Error> {
+    match v1::IsolationLevel::try_from(level) {
+        Ok(v1::IsolationLevel::ReadUncommitted) => Ok(IsolationLevel::ReadUncommitted),
+        Ok(v1::IsolationLevel::ReadCommitted) => Ok(IsolationLevel::ReadCommitted),
+        Err(_) => Err(invalid(format!("the isolation level can't be {level}"))),
+    }
+}
+
 fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchRequest, v1::Error> {
     let limits = &core.config.limits;
     let asked = request.partitions.len();
@@ -243,6 +256,7 @@ fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchReq
     }
     let bound = |bytes: u32, default: usize| if bytes == 0 { default } else { bytes as usize };
     let max_bytes = bound(request.max_bytes, MAX_BYTES_DEFAULT).min(limits.fetch_bytes_max);
+    let isolation = isolation(request.isolation_level)?;
     let mut partitions = Vec::with_capacity(asked);
     for from in request.partitions {
         partitions.push(FetchFrom {
@@ -250,6 +264,7 @@ fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchReq
             offset: Offset::new(from.fetch_offset),
             leader_epoch: LeaderEpoch::new(from.leader_epoch),
             last_fetched_epoch: LeaderEpoch::new(from.last_fetched_epoch),
+            isolation,
             max_bytes: bound(from.max_bytes, max_bytes).min(max_bytes),
         });
     }

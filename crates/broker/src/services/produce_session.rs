@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::Stream;
 use futures::future::BoxFuture;
 use highwater_protocol::{Inbound, PartitionKey, topic_id_bytes, v1};
-use highwater_types::{LeaderEpoch, Offset, TimestampMs};
+use highwater_types::{LeaderEpoch, Offset, TimestampMs, TransactionalId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::Status;
@@ -254,5 +254,9 @@ fn decode(token: u64, request: v1::ProduceRequest, partitions_max: usize) -> Res
         let partition = to.topic_partition()?;
         partitions.push(ProduceTo { partition, leader_epoch: LeaderEpoch::new(to.leader_epoch), records: to.records });
     }
-    Ok(ProduceRequest { token, acks, partitions })
+    let transactional_id = match request.transactional_id {
+        none if none.is_empty() => None,
+        text => Some(TransactionalId::new(text).map_err(|error| invalid(error.to_string()))?),
+    };
+    Ok(ProduceRequest { token, acks, transactional_id, partitions })
 }

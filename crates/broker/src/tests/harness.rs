@@ -52,7 +52,7 @@ pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-pub(super) struct TestBroker {
+pub(crate) struct TestBroker {
     pub core: Arc<Core>,
     pub disk: SimDisk,
     pub image: ClusterImage,
@@ -258,7 +258,7 @@ fn state_of(id: u32, epoch: i64) -> BrokerState {
 }
 
 /// A stream of produce requests.
-pub(super) struct Producer {
+pub(crate) struct Producer {
     requests: Option<mpsc::Sender<v1::ProduceRequest>>,
     answers: Streaming<v1::ProduceResponse>,
 }
@@ -288,7 +288,7 @@ impl Producer {
 }
 
 /// A stream of fetch requests.
-pub(super) struct Consumer {
+pub(crate) struct Consumer {
     requests: Option<mpsc::Sender<v1::FetchRequest>>,
     pub answers: Streaming<v1::FetchResponse>,
 }
@@ -331,7 +331,7 @@ pub(super) fn request(request_id: u64, acks: v1::Acks, partitions: &[(TopicParti
         records: records.clone(),
     };
     let partitions = partitions.iter().map(partition).collect();
-    v1::ProduceRequest { request_id, acks: acks.into(), timeout_ms: 5_000, partitions }
+    v1::ProduceRequest { request_id, acks: acks.into(), timeout_ms: 5_000, partitions, transactional_id: String::new() }
 }
 
 pub(super) fn fetch_request(
@@ -354,6 +354,7 @@ pub(super) fn fetch_request(
         max_bytes: 0,
         partitions: partitions.iter().map(partition).collect(),
         rack: String::new(),
+        isolation_level: 0,
     }
 }
 

@@ -1,10 +1,13 @@
 //! A broker in one process, over real gRPC, on a simulated disk.
 
 mod connections;
+mod coordinator;
 mod fetch;
 pub(crate) mod harness;
 mod offsets;
 mod produce;
+mod producers;
 mod roles;
 mod storage;
+mod transactions;
 mod whole;

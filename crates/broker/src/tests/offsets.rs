@@ -14,7 +14,7 @@ async fn list(test: &TestBroker, tp: TopicPartition, at: At) -> v1::ListOffsetsP
         leader_epoch: -1,
         at: Some(at),
     };
-    let request = v1::ListOffsetsRequest { partitions: vec![asked] };
+    let request = v1::ListOffsetsRequest { isolation_level: 0, partitions: vec![asked] };
     soon(test.client().list_offsets(request)).await.unwrap().into_inner().partitions.remove(0)
 }
 
@@ -101,7 +101,7 @@ async fn a_look_up_without_a_position_is_malformed() {
     let mut test = TestBroker::start().await;
     let topic = test.topic(1, &[ME], &[]).await;
     let asked = v1::ListOffsetsPartition { topic_id: topic_id_bytes(topic), ..Default::default() };
-    let request = v1::ListOffsetsRequest { partitions: vec![asked] };
+    let request = v1::ListOffsetsRequest { isolation_level: 0, partitions: vec![asked] };
     let status = soon(test.client().list_offsets(request)).await.unwrap_err();
     let error = highwater_protocol::error_from_status(&status);
     assert_eq!(highwater_protocol::code_of(&error), ErrorCode::InvalidRequest);

@@ -21,12 +21,12 @@ use crate::cluster::tests::fake::Fake;
 use crate::error::Fatal;
 use crate::{Broker, BrokerConfig, BrokerHandle};
 
-struct Node {
-    handle: BrokerHandle,
+pub(super) struct Node {
+    pub handle: BrokerHandle,
     disk: SimDisk,
 }
 
-async fn start(fake: &Fake, id: u32, disk: SimDisk) -> Node {
+pub(super) async fn start(fake: &Fake, id: u32, disk: SimDisk) -> Node {
     let controllers = fake.endpoints.iter().map(|endpoint| (endpoint.host.clone(), endpoint.port)).collect();
     let config = BrokerConfig {
         id: BrokerId::new(id),
@@ -41,11 +41,11 @@ async fn start(fake: &Fake, id: u32, disk: SimDisk) -> Node {
 }
 
 impl Node {
-    fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Channel {
         channel(&Seams::real().net, "127.0.0.1", self.handle.port())
     }
 
-    async fn produce(&self, tp: TopicPartition, value: &str) -> v1::ProducePartitionResult {
+    pub(super) async fn produce(&self, tp: TopicPartition, value: &str) -> v1::ProducePartitionResult {
         let (requests, outbound) = tokio::sync::mpsc::channel(1);
         requests.send(request(1, Acks::All, &[(tp, batch(&[value]))])).await.unwrap();
         let mut client = DataClient::new(self.channel());
@@ -68,12 +68,12 @@ impl Node {
     }
 
     /// Does this broker lead?
-    fn leads(&self, tp: TopicPartition) -> bool {
+    pub(super) fn leads(&self, tp: TopicPartition) -> bool {
         self.handle.partitions().find(tp).is_ok_and(|partition| partition.is_leader())
     }
 
     /// In order; returns what is left on the disk.
-    async fn stop(self) -> SimDisk {
+    pub(super) async fn stop(self) -> SimDisk {
         soon(self.handle.shutdown()).await;
         self.disk.crash(Crash::PowerLosingAll);
         self.disk
@@ -122,7 +122,7 @@ async fn reflection_lists_the_services_and_an_unknown_method_is_told() {
     let answer = soon(answers.into_inner().message()).await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else { panic!("{answer:?}") };
     let names: Vec<String> = services.service.into_iter().map(|ServiceResponse { name }| name).collect();
-    for name in ["highwater.v1.Data", "highwater.v1.Metadata", "highwater.v1.Admin", "grpc.health.v1.Health"] {
+    for name in ["highwater.v1.Data", "highwater.v1.Metadata", "highwater.v1.Coordinator", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
     }
     node.stop().await;

@@ -10,6 +10,7 @@ mod load;
 mod place;
 mod produce;
 mod report;
+mod transaction;
 
 use clap::{Args, Subcommand};
 
@@ -28,6 +29,7 @@ enum BenchCommand {
     Produce(produce::Produce),
     Consume(consume::Consume),
     EndToEnd(end_to_end::EndToEnd),
+    Transaction(transaction::Transaction),
 }
 
 impl Bench {
@@ -36,6 +38,7 @@ impl Bench {
             BenchCommand::Produce(command) => block_on(command.run()),
             BenchCommand::Consume(command) => block_on(command.run()),
             BenchCommand::EndToEnd(command) => block_on(command.run()),
+            BenchCommand::Transaction(command) => block_on(command.run()),
         }
     }
 }

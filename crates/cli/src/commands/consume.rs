@@ -6,12 +6,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use highwater_client::{Client, ConsumerConfig, Offset, OffsetAt, PartitionId, StartAt, TimestampMs};
+use highwater_client::{Client, ConsumerConfig, IsolationLevel, Offset, OffsetAt, PartitionId, StartAt, TimestampMs};
 
 use crate::args::{ConnectArgs, block_on};
 use crate::failure::{Failure, Outcome};
 
 pub mod format;
+mod group;
 pub mod time;
 
 use format::Format;
@@ -25,6 +26,8 @@ Examples:
   highwater consume orders --partition 3 --from offset:1000 --max 10 --format json
   highwater consume orders --from timestamp:2026-01-31T12:00:00Z --until-end
   highwater consume orders --format %p@%o:%k=%v
+  highwater consume orders --group billing      # share the partitions with the group's other members
+  highwater consume orders --committed          # nothing of open or aborted transactions
 
 In a template, %t is the topic, %p the partition, %o the offset, %T the time, %k the key, %v the value.")]
 pub struct Consume {
@@ -36,6 +39,17 @@ pub struct Consume {
     /// Only this partition; can be given several times. All if not given.
     #[arg(long, short = 'p')]
     partition: Vec<u32>,
+    /// As a member of this group: the partitions are shared out among its members, and each begins where the group has
+    /// committed. On Ctrl-C, or after --max records, what was printed is committed. --from says where to begin if nothing is.
+    #[arg(long, short = 'g', conflicts_with_all = ["partition", "until_end"])]
+    group: Option<String>,
+    /// With --group: a static member, which keeps its partitions when it comes back under this name within the session
+    /// timeout.
+    #[arg(long, requires = "group", value_name = "NAME")]
+    instance_id: Option<String>,
+    /// Of transactions, only those that are committed (read_committed).
+    #[arg(long)]
+    committed: bool,
     /// Stop after so many records.
     #[arg(long, short = 'n', value_name = "COUNT")]
     max: Option<u64>,
@@ -76,6 +90,9 @@ impl Consume {
 
     async fn consume(self) -> Outcome {
         let client = self.connect.connect().await?;
+        if let Some(group) = &self.group {
+            return group::consume(&self, &client, group).await;
+        }
         let mut left = self.max.unwrap_or(u64::MAX);
         let mut ends = if self.until_end { self.ends(&client).await? } else { BTreeMap::new() };
         // Without --until-end the broker says so; here nothing would be asked of it.
@@ -87,7 +104,8 @@ impl Consume {
                 "read topic {topic:?}: partition {id} ends at {end}, and offset {from} is beyond that; ask for {end} or less"
             )));
         }
-        let mut consumer = client.consumer(ConsumerConfig::default());
+        let config = ConsumerConfig { isolation: self.isolation(), ..ConsumerConfig::default() };
+        let mut consumer = client.consumer(config);
         if self.partition.is_empty() {
             consumer.assign_topic(&self.topic, self.from.0).await?;
         } else {
@@ -116,6 +134,10 @@ impl Consume {
             out.flush()?;
         }
         Ok(())
+    }
+
+    fn isolation(&self) -> IsolationLevel {
+        if self.committed { IsolationLevel::ReadCommitted } else { IsolationLevel::ReadUncommitted }
     }
 
     /// Where the partitions to be read end now.

@@ -5,11 +5,14 @@ mod cluster;
 mod completions;
 mod config;
 mod consume;
+mod group;
+mod health;
 mod log;
 mod produce;
 mod quickstart;
 mod server;
 mod topic;
+mod transaction;
 
 use clap::{Parser, Subcommand};
 
@@ -44,6 +47,9 @@ enum Command {
     Topic(topic::Topic),
     Produce(produce::Produce),
     Consume(consume::Consume),
+    Group(group::Group),
+    Transaction(transaction::Transaction),
+    Health(health::Health),
     Log(log::Log),
     Bench(bench::Bench),
     Completions(completions::Completions),
@@ -58,6 +64,9 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Topic(command) => command.run(),
         Command::Produce(command) => command.run(),
         Command::Consume(command) => command.run(),
+        Command::Group(command) => command.run(),
+        Command::Transaction(command) => command.run(),
+        Command::Health(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Completions(command) => command.run(),

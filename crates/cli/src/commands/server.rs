@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use highwater_broker::{Broker, BrokerConfig, BrokerHandle, Limits};
+use highwater_broker::{Broker, BrokerConfig, BrokerHandle, ExtraServices, Limits};
 use highwater_controller::{Controller, ControllerConfig, ControllerHandle};
+use highwater_gateway::{Gateway, GatewayLimits};
 use highwater_seams::Seams;
 use highwater_storage::RealDisk;
 use tracing::{error, info};
@@ -191,6 +192,10 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         checkpoint_interval_ms: it.checkpoint_interval_ms,
         retention_interval_ms: it.retention_interval_ms,
         shutdown_timeout_ms: it.shutdown_timeout_ms,
+        offsets_topic_partitions: it.offsets_topic_partitions,
+        group_session_timeout_ms: it.group_session_timeout_ms,
+        group_heartbeat_interval_ms: it.group_heartbeat_interval_ms,
+        transaction_topic_partitions: it.transaction_topic_partitions,
         limits: Limits {
             connections_max: limits.connections_max,
             streams_per_connection_max: limits.streams_per_connection_max,
@@ -206,7 +211,21 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         },
     };
     let failed = |error| Failure::failed(format!("broker {} can't start: {error}", it.id));
-    Broker::start(broker, seams, Arc::new(RealDisk::default())).await.map_err(failed)
+    let thin_clients = thin_clients(&it.listen.host, seams.clone());
+    Broker::start_with(broker, seams, Arc::new(RealDisk::default()), thin_clients).await.map_err(failed)
+}
+
+/// The door of thin clients, which is a client of the broker that it is in.
+fn thin_clients(listen_host: &str, seams: Seams) -> ExtraServices {
+    let host = match listen_host {
+        "0.0.0.0" => "127.0.0.1".to_owned(),
+        "::" | "[::]" => "[::1]".to_owned(),
+        host => host.to_owned(),
+    };
+    ExtraServices::new(&[highwater_gateway::SERVICE_NAME], move |routes, broker| {
+        let bootstrap = format!("{host}:{}", broker.port);
+        Gateway::new(bootstrap, GatewayLimits::default(), seams, broker.ending).mount(routes)
+    })
 }
 
 /// Ends the process when standard input closes, which it does when its parent dies, by whatever cause.

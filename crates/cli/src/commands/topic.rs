@@ -7,6 +7,7 @@ use highwater_client::{
     Admin, AdminError, BrokerId, ErrorCode, NewTopic, Offset, PartitionDescription, PartitionId, TopicAlteration,
     TopicMetadata,
 };
+use highwater_types::is_internal_topic;
 use serde::Serialize;
 
 use crate::args::{ConnectArgs, block_on, parse_pair};
@@ -72,6 +73,9 @@ Examples:
   highwater topic list
   highwater topic list --output json")]
 struct List {
+    /// Also the cluster's own topics, whose names begin with __.
+    #[arg(long)]
+    internal: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -393,7 +397,9 @@ impl Create {
 impl List {
     async fn run(self) -> Outcome {
         let client = self.connect.connect().await?;
-        let topics: Vec<TopicOut> = client.admin().list_topics().await?.iter().map(TopicOut::of).collect();
+        let topics = client.admin().list_topics().await?;
+        let shown = topics.iter().map(TopicOut::of).filter(|it| self.internal || !is_internal_topic(&it.name));
+        let topics: Vec<TopicOut> = shown.collect();
         self.output.print(&topics, |topics| {
             let rows = topics.iter().map(|it| {
                 vec![

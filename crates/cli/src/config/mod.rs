@@ -68,6 +68,10 @@ pub struct BrokerSection {
     pub checkpoint_interval_ms: u64,
     pub retention_interval_ms: u64,
     pub shutdown_timeout_ms: u64,
+    pub offsets_topic_partitions: u32,
+    pub group_session_timeout_ms: u64,
+    pub group_heartbeat_interval_ms: u64,
+    pub transaction_topic_partitions: u32,
 }
 
 /// What clients can make a broker hold.
@@ -138,6 +142,10 @@ impl Default for BrokerSection {
             checkpoint_interval_ms: 5_000,
             retention_interval_ms: 30_000,
             shutdown_timeout_ms: 10_000,
+            offsets_topic_partitions: 16,
+            group_session_timeout_ms: 10_000,
+            group_heartbeat_interval_ms: 1_000,
+            transaction_topic_partitions: 16,
         }
     }
 }

@@ -155,6 +155,14 @@ settings! {
             "How often retention looks for segments to delete.";
         shutdown_timeout_ms: "MS",
             "How long a stop waits for leadership to move away.";
+        offsets_topic_partitions: "COUNT",
+            "Partitions of __consumer_offsets, which groups and their offsets are spread over. Used when the topic is made.";
+        group_session_timeout_ms: "MS",
+            "A member of a consumer group that is not heard of for so long is gone, and others take its partitions.";
+        group_heartbeat_interval_ms: "MS",
+            "How often members of consumer groups are to be heard of.";
+        transaction_topic_partitions: "COUNT",
+            "Partitions of __transaction_state, which transactional ids are spread over. Used when the topic is made.";
     }
     [limits] {
         connections_max: "COUNT",

@@ -1,10 +1,16 @@
 //! Administration: any broker takes a request and passes it on to whoever can do it.
 //!
 //! Reads are asked again, of another broker, until the client's request timeout. Changes are asked again only while the
-//! answer says that nothing was done; otherwise the error says that the outcome is unknown.
+//! answer says that nothing was done, or where twice is the same as once; otherwise the error says that the outcome is
+//! unknown.
 
+mod groups;
 mod topic;
+mod transactions;
 mod types;
+
+pub use groups::{GroupDescription, GroupListing, GroupProtocol, MemberDescription, PartitionLag};
+pub use transactions::{HangingTransaction, ProducerDescription, TransactionDescription};
 
 pub use topic::NewTopic;
 pub use types::{
@@ -13,17 +19,18 @@ pub use types::{
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use highwater_protocol::{MESSAGE_SIZE_MAX, topic_id_bytes, v1};
-use highwater_types::{BrokerId, ControllerId, ErrorCode, Offset, Outcome, PartitionId, TopicId};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use highwater_types::{ControllerId, ErrorCode, IsolationLevel, Offset, Outcome, PartitionId, TopicId};
+use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 use v1::admin_client::AdminClient;
 use v1::metadata_client::MetadataClient;
 
-use crate::backoff::Backoff;
+use crate::ask::ask;
 use crate::client::ClientInner;
 use crate::metadata::{TopicMetadata, topic_from_wire};
 use crate::offsets::{self, Lookup};
@@ -35,8 +42,6 @@ pub struct Admin {
     client: Arc<ClientInner>,
 }
 
-/// One attempt at one broker; the rest of the deadline is for the others.
-const ATTEMPT_WAIT: Duration = Duration::from_secs(10);
 /// How long a change may take to show in this client's own metadata.
 const VISIBLE_WAIT: Duration = Duration::from_secs(5);
 
@@ -47,16 +52,39 @@ impl Admin {
 
     /// Creates a topic. Once it returns, this client knows the topic and who leads its partitions (other clients may
     /// take some milliseconds more).
+    ///
+    /// It is asked for again after an answer was lost. A topic of that name that is there then, with the very settings
+    /// asked for, counts as created by this call, whoever created it.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<TopicMetadata, AdminError> {
         let what = format!("create topic {:?}", topic.name);
         let validate_only = topic.validate_only;
         let request = topic.into_wire();
+        let in_doubt = AtomicBool::new(false);
         let send = |channel| {
             let request = request.clone();
             async move { admin(channel).create_topic(request).await }
         };
-        let created = self.change(&what, send).await?;
-        let created = topic_answer(&what, created.topic.as_ref())?;
+        let may_repeat = |error: &AdminError| {
+            in_doubt.fetch_or(!is_not_applied(error), Ordering::Relaxed);
+            true
+        };
+        let created = match self.ask(&what, send, may_repeat).await {
+            Ok(created) => topic_answer(&what, created.topic.as_ref())?,
+            Err(error) if error.code == ErrorCode::TopicAlreadyExists && in_doubt.load(Ordering::Relaxed) => {
+                let known = self.describe_topic(&request.name).await?;
+                if !topic::is_as_asked(&known, &request) {
+                    return Err(error);
+                }
+                known
+            }
+            Err(mut error) => {
+                // Not what the last attempt met alone.
+                if in_doubt.load(Ordering::Relaxed) {
+                    error.outcome = Outcome::Unknown;
+                }
+                return Err(error);
+            }
+        };
         if !validate_only {
             let known = |id: TopicId, count| {
                 self.visible(created.name.as_str(), move |topic| {
@@ -155,10 +183,21 @@ impl Admin {
         name: &str,
         at: OffsetAt,
     ) -> Result<Vec<(PartitionId, TimestampedOffset)>, AdminError> {
+        self.list_offsets_as(name, at, IsolationLevel::ReadUncommitted).await
+    }
+
+    /// As [`list_offsets`](Self::list_offsets), for such a reader: with [`IsolationLevel::ReadCommitted`] a partition ends
+    /// where the oldest open transaction begins.
+    pub async fn list_offsets_as(
+        &self,
+        name: &str,
+        at: OffsetAt,
+        isolation: IsolationLevel,
+    ) -> Result<Vec<(PartitionId, TimestampedOffset)>, AdminError> {
         let what = format!("list offsets of topic {name:?}");
         let topic = self.client.topic(name).await.ok_or_else(|| unknown_topic(&what, name))?;
         let asked = topic.partitions.iter().map(|p| Lookup { topic: Arc::clone(&topic), partition: p.id, at });
-        let found = offsets::look_up(&self.client, asked.collect()).await;
+        let found = offsets::look_up(&self.client, asked.collect(), isolation).await;
         found.into_iter().map(|(lookup, result)| result.map(|found| (lookup.partition, found))).collect()
     }
 
@@ -250,10 +289,9 @@ impl Admin {
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        self.ask(what, send, |error| error.outcome == Outcome::NotApplied).await
+        self.ask(what, send, is_not_applied).await
     }
 
-    /// Asks one broker after the other until one answers, the answer forbids asking again, or time is up.
     async fn ask<T, F, Fut>(
         &self,
         what: &str,
@@ -264,58 +302,12 @@ impl Admin {
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + self.client.request_timeout;
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
-        let mut turn = self.client.seams.entropy.next_u64() as usize;
-        let mut last = AdminError::new(what, ErrorCode::Unavailable, "no broker is known");
-        last.outcome = Outcome::NotApplied;
-        loop {
-            let brokers = self.brokers();
-            if !brokers.is_empty() {
-                let broker = brokers[turn % brokers.len()];
-                turn = turn.wrapping_add(1);
-                if let Some(channel) = self.client.channel(broker) {
-                    let until = deadline.min(Instant::now() + ATTEMPT_WAIT);
-                    last = match timeout_at(until, send(channel)).await {
-                        Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                        Ok(Err(status)) => refused_connection(AdminError::from_status(what, &status), &status),
-                        Err(_) => AdminError::new(
-                            what,
-                            ErrorCode::RequestTimedOut,
-                            format!("broker {broker} did not answer in time"),
-                        ),
-                    };
-                    if !last.code.is_retriable() || !may_repeat(&last) {
-                        return Err(last);
-                    }
-                }
-            }
-            let pause = backoff.next(&*self.client.seams.entropy);
-            if Instant::now() + pause >= deadline {
-                return Err(last);
-            }
-            sleep(pause).await;
-        }
-    }
-
-    /// Those that may answer: the unfenced ones, or all if that leaves none.
-    fn brokers(&self) -> Vec<BrokerId> {
-        let image = self.client.image();
-        let alive: Vec<_> = image.brokers().filter(|broker| !broker.fenced).map(|broker| broker.id).collect();
-        if alive.is_empty() { image.brokers().map(|broker| broker.id).collect() } else { alive }
+        ask(&self.client, what, Instant::now() + self.client.request_timeout, send, may_repeat).await
     }
 }
 
-/// Nothing was sent if there was nobody to send it to.
-fn refused_connection(mut error: AdminError, status: &Status) -> AdminError {
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
-            error.outcome = Outcome::NotApplied;
-        }
-        source = cause.source();
-    }
-    error
+fn is_not_applied(error: &AdminError) -> bool {
+    error.outcome == Outcome::NotApplied
 }
 
 fn admin(channel: Channel) -> AdminClient<Channel> {

@@ -1,7 +1,11 @@
 //! A topic to be created.
 
+use std::collections::BTreeMap;
+
 use highwater_protocol::v1;
 use highwater_types::BrokerId;
+
+use crate::metadata::{PartitionMetadata, TopicMetadata};
 
 /// A topic to be created.
 #[derive(Debug, Clone)]
@@ -58,4 +62,19 @@ impl NewTopic {
             validate_only: self.validate_only,
         }
     }
+}
+
+/// Whether a topic that is there could be what this request made.
+pub(super) fn is_as_asked(topic: &TopicMetadata, request: &v1::CreateTopicRequest) -> bool {
+    let replicas = |partition: &PartitionMetadata| partition.replicas.iter().map(|id| id.get()).collect::<Vec<_>>();
+    let placed = if request.assignments.is_empty() {
+        let factor = request.replication_factor as usize;
+        (request.partitions == 0 || topic.partitions.len() == request.partitions as usize)
+            && (factor == 0 || topic.partitions.iter().all(|partition| partition.replicas.len() == factor))
+    } else {
+        let asked = request.assignments.iter().map(|assignment| assignment.replicas.clone());
+        topic.partitions.iter().map(replicas).eq(asked)
+    };
+    let asked: BTreeMap<_, _> = request.configs.clone().into_iter().collect();
+    placed && topic.configs == asked
 }

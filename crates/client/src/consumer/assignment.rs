@@ -11,15 +11,16 @@ use bytes::Bytes;
 use highwater_protocol::{code_of, v1};
 use highwater_record::BatchError;
 use highwater_seams::Entropy;
-use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicName, TopicPartition};
+use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::ConsumeError;
 use crate::backoff::Backoff;
-use crate::consumer::partition::{Fetched, PartitionFetch};
+use crate::consumer::aborted::Aborted;
+use crate::consumer::partition::{Fetched, PartitionFetch, TakenIn};
 use crate::consumer::{ConsumerConfig, OffsetReset, Position};
-use crate::metadata::ClusterMetadata;
+use crate::metadata::{ClusterMetadata, TopicMetadata};
 
 /// Damaged answers in a row before a partition fails: the damage may lie on the way, or be healed.
 const DAMAGED_MAX: u32 = 3;
@@ -32,6 +33,8 @@ pub(crate) struct Assignment {
     errors: VecDeque<(TopicPartition, ConsumeError)>,
     buffered_bytes: usize,
     tokens: u64,
+    /// A topic read as a whole, and how many partitions of it were taken up.
+    whole: Option<(TopicId, TopicName, usize)>,
 }
 
 #[derive(Default)]
@@ -62,12 +65,49 @@ impl Assignment {
         self.ready.clear();
         self.errors.clear();
         self.buffered_bytes = 0;
+        self.whole = None;
+        self.add(partitions, image);
+    }
+
+    /// Of this topic, partitions that it gets later are read too, from their beginning.
+    pub fn keep_whole(&mut self, topic: &TopicMetadata) {
+        self.whole = Some((topic.id, topic.name.clone(), topic.partitions.len()));
+    }
+
+    /// Reads these too.
+    pub fn add(&mut self, partitions: Vec<(TopicPartition, TopicName, Position)>, image: &ClusterMetadata) {
         for (id, topic, next) in partitions {
             self.tokens += 1;
             let backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
             self.partitions.insert(id, PartitionFetch::new(id, topic, next, self.tokens, backoff));
         }
         self.refresh(image);
+    }
+
+    /// Reads this one no more.
+    pub fn remove(&mut self, id: TopicPartition) {
+        if let Some(gone) = self.partitions.remove(&id) {
+            self.buffered_bytes -= gone.buffered_bytes;
+        }
+        self.ready.retain(|ready| *ready != id);
+        self.errors.retain(|(failed, _)| *failed != id);
+        self.brokers.values().for_each(|broker| broker.wake.notify_one());
+    }
+
+    pub fn contains(&self, id: TopicPartition) -> bool {
+        self.partitions.contains_key(&id)
+    }
+
+    pub fn set_paused(&mut self, id: TopicPartition, paused: bool) {
+        let Some(partition) = self.partitions.get_mut(&id).filter(|partition| partition.paused != paused) else {
+            return;
+        };
+        partition.paused = paused;
+        self.ready.retain(|ready| *ready != id);
+        if !paused && !partition.buffered.is_empty() {
+            self.ready.push_back(id);
+        }
+        self.wake_leader(id);
     }
 
     pub fn find(&self, topic: &str, partition: highwater_types::PartitionId) -> Option<&PartitionFetch> {
@@ -89,6 +129,16 @@ impl Assignment {
 
     /// Takes over who leads, and fails what is gone.
     pub fn refresh(&mut self, image: &ClusterMetadata) {
+        if let Some((id, name, known)) = &mut self.whole
+            && let Some(topic) = image.topic(name.as_str()).filter(|topic| topic.id == *id)
+            && topic.partitions.len() > *known
+        {
+            let start = Position { offset: Offset::ZERO, leader_epoch: LeaderEpoch::NONE };
+            let new = topic.partitions[*known..].iter();
+            let new = new.map(|p| (TopicPartition::new(*id, p.id), name.clone(), start)).collect();
+            *known = topic.partitions.len();
+            return self.add(new, image);
+        }
         let mut gone = Vec::new();
         for (id, partition) in &mut self.partitions {
             let topic = image.topic(partition.topic.as_str());
@@ -127,7 +177,7 @@ impl Assignment {
         }
         for partition in self.partitions.values_mut().filter(|partition| partition.leader == Some(broker)) {
             let full = partition.buffered_bytes >= config.partition_bytes_max as usize;
-            if partition.in_flight || partition.failed || full {
+            if partition.in_flight || partition.failed || partition.paused || full {
                 continue;
             }
             if let Some(at) = partition.retry_at.filter(|at| *at > now) {
@@ -155,19 +205,26 @@ impl Assignment {
     }
 
     /// Takes in records. Whether there is something new to hand out or to report.
-    pub fn take_in(&mut self, asked: &Asked, records: Bytes, now: Instant, entropy: &dyn Entropy) -> bool {
+    pub fn take_in(
+        &mut self,
+        asked: &Asked,
+        records: Bytes,
+        aborted: Aborted,
+        now: Instant,
+        entropy: &dyn Entropy,
+    ) -> bool {
         let Some(partition) = self.partitions.get_mut(&asked.id).filter(|p| p.token == asked.token && !p.failed) else {
             return false;
         };
         let was_empty = partition.buffered.is_empty();
-        let (taken, wrong) = partition.take_in(records);
+        let TakenIn { bytes: taken, advanced, wrong } = partition.take_in(records, aborted);
         self.buffered_bytes += taken;
-        if taken > 0 {
+        if advanced {
             partition.damaged = 0;
             partition.backoff.reset();
-            if was_empty {
-                self.ready.push_back(asked.id);
-            }
+        }
+        if taken > 0 && was_empty && !partition.paused {
+            self.ready.push_back(asked.id);
         }
         if let Some(source) = wrong {
             partition.damaged += 1;
@@ -219,13 +276,16 @@ impl Assignment {
         let code = code_of(error);
         match (code, error.valid_offsets) {
             (ErrorCode::OffsetOutOfRange, Some(valid)) => match config.offset_reset {
-                OffsetReset::Error => self.fail_current(asked, |partition| ConsumeError::OffsetOutOfRange {
-                    topic: partition.topic.to_string(),
-                    partition: partition.id.partition,
-                    position: partition.next.offset,
-                    start: Offset::new(valid.start),
-                    end: Offset::new(valid.end),
-                }),
+                // By duration, it takes a look-up: whoever polls does it.
+                OffsetReset::Error | OffsetReset::ByDuration(_) => {
+                    self.fail_current(asked, |partition| ConsumeError::OffsetOutOfRange {
+                        topic: partition.topic.to_string(),
+                        partition: partition.id.partition,
+                        position: partition.next.offset,
+                        start: Offset::new(valid.start),
+                        end: Offset::new(valid.end),
+                    })
+                }
                 reset => {
                     let to = if reset == OffsetReset::Earliest { valid.start } else { valid.end };
                     // What is buffered comes before the gap, and is handed out.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use highwater_types::IsolationLevel;
+
 /// What to do when a partition's position is not in the log: before its start, because retention or delete-records took
 /// the records, or beyond its end. Truncation is never hidden by this: see
 /// [`ConsumeError::LogTruncated`](crate::ConsumeError::LogTruncated).
@@ -15,6 +17,8 @@ pub enum OffsetReset {
     Earliest,
     /// Go on at the end.
     Latest,
+    /// Go on at the first record that is no older than this.
+    ByDuration(Duration),
 }
 
 /// Settings of a consumer.
@@ -22,6 +26,11 @@ pub enum OffsetReset {
 pub struct ConsumerConfig {
     /// What to do when a position is not in the log.
     pub offset_reset: OffsetReset,
+    /// [`ReadCommitted`](IsolationLevel::ReadCommitted): records of transactions once they are committed, in the order of
+    /// their offsets, and never those of aborted ones; what lies behind an open transaction waits for its end.
+    pub isolation: IsolationLevel,
+    /// The reader's rack.
+    pub rack: Option<String>,
     /// Records that one [`poll`](crate::Consumer::poll) returns at most.
     pub poll_records_max: usize,
     /// Bytes of one partition asked for at once, and at which fetching ahead of it pauses.
@@ -42,6 +51,8 @@ impl Default for ConsumerConfig {
     fn default() -> Self {
         Self {
             offset_reset: OffsetReset::Error,
+            isolation: IsolationLevel::ReadUncommitted,
+            rack: None,
             poll_records_max: 4096,
             partition_bytes_max: 2 << 20,
             fetch_bytes_max: 8 << 20,

@@ -3,8 +3,10 @@
 //! One task for each broker (`tasks/fetch`) keeps a Fetch stream and puts whole batches, their CRCs checked, into the
 //! `assignment`; [`Consumer::poll`] takes them out, partition by turn, and cuts them into records.
 
+mod aborted;
 mod assignment;
 mod config;
+pub(crate) mod group;
 mod partition;
 mod record;
 mod shared;
@@ -12,6 +14,10 @@ mod start;
 mod tasks;
 
 pub use config::{ConsumerConfig, OffsetReset};
+pub use group::{
+    Assignor, CommittedOffset, GroupCommitter, GroupConfig, GroupConsumer, GroupMetadata, NoListener, OffsetToCommit,
+    RebalanceListener, Subscription,
+};
 pub use record::{ConsumerRecord, Position, StartAt};
 
 use std::collections::BTreeMap;
@@ -26,6 +32,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::ConsumeError;
 use crate::client::ClientInner;
 use crate::consumer::assignment::Taken;
+use crate::consumer::partition::PartitionFetch;
 use crate::consumer::shared::Shared;
 use crate::consumer::start::Start;
 use crate::metadata::TopicMetadata;
@@ -90,16 +97,20 @@ impl Consumer {
         self.begin(starts).await
     }
 
-    /// Reads all partitions that this topic has now, and no other topic, from now on. As [`assign`](Self::assign).
+    /// Reads all partitions of this topic, and no other topic, from now on. As [`assign`](Self::assign); partitions that
+    /// the topic gets later are read from their beginning.
     pub async fn assign_topic(&mut self, topic: &str, at: StartAt) -> Result<(), ConsumeError> {
         let topic = start::topic(&self.shared.client, topic).await?;
         let starts =
             topic.partitions.iter().map(|p| Start { topic: Arc::clone(&topic), partition: p.id, at }).collect();
-        self.begin(starts).await
+        self.begin(starts).await?;
+        self.shared.lock().keep_whole(&topic);
+        self.shared.attention.notify_one();
+        Ok(())
     }
 
     async fn begin(&mut self, starts: Vec<Start>) -> Result<(), ConsumeError> {
-        let positions = start::resolve(&self.shared.client, &starts).await?;
+        let positions = start::resolve(&self.shared.client, self.shared.config.isolation, &starts).await?;
         let assigned = starts.into_iter().zip(positions).map(|(start, at)| (start.id(), start.topic.name.clone(), at));
         self.in_hand = None;
         self.shared.lock().replace(assigned.collect(), &self.shared.client.image());
@@ -120,14 +131,13 @@ impl Consumer {
         at: impl Into<StartAt>,
     ) -> Result<(), ConsumeError> {
         let partition = partition.into().0;
-        let not_assigned = || ConsumeError::NotAssigned { topic: topic.to_owned(), partition };
-        let id = self.shared.lock().find(topic, partition).map(|found| found.id).ok_or_else(not_assigned)?;
+        let id = self.assigned(topic, partition)?;
         let known = start::topic(&self.shared.client, topic).await?;
         if known.id != id.topic {
             return Err(ConsumeError::TopicRecreated { topic: topic.to_owned() });
         }
         let start = Start { topic: known, partition, at: at.into() };
-        let positions = start::resolve(&self.shared.client, &[start]).await?;
+        let positions = start::resolve(&self.shared.client, self.shared.config.isolation, &[start]).await?;
         if self.in_hand.as_ref().is_some_and(|in_hand| in_hand.id == id) {
             self.in_hand = None;
         }
@@ -135,6 +145,29 @@ impl Consumer {
             self.shared.lock().seek(id, position);
         }
         Ok(())
+    }
+
+    /// Stops fetching and handing out an assigned partition, which stays assigned. What was fetched ahead is kept.
+    pub fn pause(&mut self, topic: &str, partition: impl Into<PartitionNumber>) -> Result<(), ConsumeError> {
+        let id = self.assigned(topic, partition.into().0)?;
+        if let Some(in_hand) = self.in_hand.take_if(|in_hand| in_hand.id == id) {
+            self.shared.lock().seek(id, in_hand.next);
+        }
+        self.shared.lock().set_paused(id, true);
+        Ok(())
+    }
+
+    /// Goes on with a paused partition, where it was.
+    pub fn resume(&mut self, topic: &str, partition: impl Into<PartitionNumber>) -> Result<(), ConsumeError> {
+        let id = self.assigned(topic, partition.into().0)?;
+        self.shared.lock().set_paused(id, false);
+        self.shared.arrived.notify_one();
+        Ok(())
+    }
+
+    fn assigned(&self, topic: &str, partition: PartitionId) -> Result<TopicPartition, ConsumeError> {
+        let found = self.shared.lock().find(topic, partition).map(|found| found.id);
+        found.ok_or_else(|| ConsumeError::NotAssigned { topic: topic.to_owned(), partition })
     }
 
     /// Where the next record of an assigned partition will be looked for; `None` if it is not assigned. Kept as it is,
@@ -173,6 +206,28 @@ impl Consumer {
                 return Ok(Vec::new());
             }
         }
+    }
+
+    /// Reads these partitions too.
+    fn add(&mut self, partitions: Vec<(TopicPartition, TopicName, Position)>) {
+        self.shared.lock().add(partitions, &self.shared.client.image());
+        self.shared.attention.notify_one();
+    }
+
+    /// Reads this partition no more.
+    fn remove(&mut self, id: TopicPartition) {
+        self.in_hand.take_if(|in_hand| in_hand.id == id);
+        self.shared.lock().remove(id);
+    }
+
+    /// Every partition read, and where the next record of it will be looked for.
+    fn positions(&self) -> Vec<(TopicPartition, TopicName, Position)> {
+        let in_hand = self.in_hand.as_ref().map(|in_hand| (in_hand.id, in_hand.next));
+        let at = |partition: &PartitionFetch| match in_hand {
+            Some((id, next)) if id == partition.id => next,
+            _ => partition.position(),
+        };
+        self.shared.lock().iter().map(|partition| (partition.id, partition.topic.clone(), at(partition))).collect()
     }
 
     fn take_records(&mut self) -> Vec<ConsumerRecord> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use highwater_types::{LeaderEpoch, Offset, PartitionId, TopicPartition};
+use highwater_types::{IsolationLevel, LeaderEpoch, Offset, PartitionId, TopicPartition};
 
 use crate::client::ClientInner;
 use crate::consumer::{Position, StartAt};
@@ -33,7 +33,11 @@ pub(crate) async fn topic(client: &Arc<ClientInner>, name: &str) -> Result<Arc<T
 }
 
 /// The positions, in the order asked.
-pub(crate) async fn resolve(client: &Arc<ClientInner>, starts: &[Start]) -> Result<Vec<Position>, ConsumeError> {
+pub(crate) async fn resolve(
+    client: &Arc<ClientInner>,
+    isolation: IsolationLevel,
+    starts: &[Start],
+) -> Result<Vec<Position>, ConsumeError> {
     let at = |offset, leader_epoch| Position { offset, leader_epoch };
     let mut positions = vec![at(Offset::ZERO, LeaderEpoch::NONE); starts.len()];
     let mut asked = Vec::new();
@@ -56,7 +60,7 @@ pub(crate) async fn resolve(client: &Arc<ClientInner>, starts: &[Start]) -> Resu
         indexes.push(index);
     }
     let mut too_new = Vec::new();
-    for (index, (_, answer)) in indexes.into_iter().zip(offsets::look_up(client, asked).await) {
+    for (index, (_, answer)) in indexes.into_iter().zip(offsets::look_up(client, asked, isolation).await) {
         match answer.map_err(|error| failure(client, &starts[index], error))?.offset {
             Some(offset) => positions[index].offset = offset,
             // No record is that new: the end.
@@ -64,7 +68,7 @@ pub(crate) async fn resolve(client: &Arc<ClientInner>, starts: &[Start]) -> Resu
         }
     }
     let asked = too_new.iter().map(|index| starts[*index].lookup(OffsetAt::Latest)).collect();
-    for (index, (_, answer)) in too_new.into_iter().zip(offsets::look_up(client, asked).await) {
+    for (index, (_, answer)) in too_new.into_iter().zip(offsets::look_up(client, asked, isolation).await) {
         let found = answer.map_err(|error| failure(client, &starts[index], error))?;
         positions[index].offset = found.offset.unwrap_or(Offset::ZERO);
     }

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use crate::metadata::{ClusterMetadata, TopicMetadata};
 use crate::producer::batch::Batch;
 use crate::producer::delivery::{Completion, Delivery};
-use crate::producer::queue::Due;
+use crate::producer::numbering::{Mode, Session};
+use crate::producer::queue::{Due, LastFailure};
+use crate::producer::sessions::breaks_off;
 use crate::producer::topic::TopicQueues;
 use crate::producer::{ProducerConfig, ProducerRecord};
 use crate::{FlushError, ProduceError};
@@ -24,8 +26,8 @@ use crate::{FlushError, ProduceError};
 /// A partition's place in the accumulator. Never given to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    topic: usize,
-    partition: usize,
+    pub topic: usize,
+    pub partition: usize,
 }
 
 /// What goes to one partition in one request.
@@ -47,12 +49,21 @@ pub(crate) struct AttemptFailure {
     pub message: Arc<str>,
     pub outcome: Outcome,
     pub retriable: bool,
+    /// A broker said so; otherwise it is the client's guess.
+    pub answered: bool,
+}
+
+impl AttemptFailure {
+    fn noted(&self) -> LastFailure {
+        let refused = self.answered && self.outcome == Outcome::NotApplied;
+        LastFailure { message: Arc::clone(&self.message), refusal: refused.then_some(self.code) }
+    }
 }
 
 /// One broker's part.
 #[derive(Default)]
 pub(crate) struct BrokerQueue {
-    active: BTreeSet<Place>,
+    pub(super) active: BTreeSet<Place>,
     turn: usize,
     pub wake: Arc<Notify>,
     pub sender_runs: bool,
@@ -68,20 +79,31 @@ pub(crate) enum Appended {
 const TOPIC_DELETED: &str = "the topic was deleted before the record was acknowledged";
 
 pub(crate) struct Accumulator {
-    topics: Vec<TopicQueues>,
+    pub(super) topics: Vec<TopicQueues>,
     by_name: BTreeMap<TopicName, usize>,
     pub brokers: BTreeMap<BrokerId, BrokerQueue>,
     next_id: u64,
-    unsettled: BTreeSet<u64>,
+    pub(super) unsettled: BTreeSet<u64>,
     /// Batches with ids below this do not linger.
     hurry_below: u64,
     pub closed: bool,
     failed: Option<FlushError>,
+    pub(super) mode: Mode,
+    /// In which partitions begin to number.
+    pub(super) session: Option<Session>,
+    /// Something waits for a session.
+    pub session_wanted: bool,
+    /// Why the transaction can only be aborted.
+    pub(super) broken: Option<ProduceError>,
 }
 
 impl Accumulator {
-    pub fn new() -> Self {
+    pub fn new(mode: Mode) -> Self {
         Self {
+            mode,
+            session: None,
+            session_wanted: false,
+            broken: None,
             topics: Vec::new(),
             by_name: BTreeMap::new(),
             brokers: BTreeMap::new(),
@@ -105,6 +127,9 @@ impl Accumulator {
         let name = record.topic.as_str();
         if self.closed {
             return Appended::Refused(ProduceError::unsent(name, ErrorCode::InvalidRequest, "the producer is closed"));
+        }
+        if let Some((code, why)) = self.breach() {
+            return Appended::Refused(ProduceError::unsent(name, code, why));
         }
         let Some(&index) = self.by_name.get(name) else { return Appended::TopicUnknown(record) };
         let topic = &mut self.topics[index];
@@ -136,7 +161,8 @@ impl Accumulator {
             self.next_id += 1;
             self.unsettled.insert(id);
             let room = queue.batch_bytes_hint.clamp(reserved, topic.batch_bytes.max(reserved));
-            let builder = BatchBuilder::with_capacity(config.compression, config.compression_level, room);
+            let mut builder = BatchBuilder::with_capacity(config.compression, config.compression_level, room);
+            builder.set_transactional(self.mode == Mode::Transactional);
             let completion = Completion::new(topic.topic.name.clone(), partition);
             let now = Instant::now();
             Batch::new(id, completion, builder, now, now + config.delivery_timeout)
@@ -198,7 +224,11 @@ impl Accumulator {
                 next = Some(next.map_or(at, |next| next.min(at)));
                 continue;
             }
-            let batches = partition.take(&due, config.request_bytes_max.saturating_sub(bytes));
+            if self.mode != Mode::Plain && !partition.can_number(self.session) {
+                self.session_wanted = true;
+                continue;
+            }
+            let batches = partition.take(&due, config.request_bytes_max.saturating_sub(bytes), self.mode);
             bytes += batches.iter().map(Batch::size).sum::<usize>();
             queue.active.remove(&place);
             out.push(Outgoing { place, topic_id, partition: partition.id, epoch: partition.epoch, batches });
@@ -229,25 +259,37 @@ impl Accumulator {
         now: Instant,
         entropy: &dyn Entropy,
     ) -> Vec<Settled> {
+        let breach = self.breach();
         let topic = &mut self.topics[place.topic];
         let removed = topic.removed;
         let queue = &mut topic.queues[place.partition];
         queue.in_flight = false;
-        queue.last_failure = Some(Arc::clone(&failure.message));
+        let never_sent = !failure.answered && failure.outcome == Outcome::NotApplied;
+        if !never_sent || queue.last_failure.as_ref().is_none_or(|last| last.refusal.is_none()) {
+            queue.last_failure = Some(failure.noted());
+        }
+        // The numbering broke off: what is surely not in the log goes on in another session. What may be there can't
+        // be sent in another one without risking a duplicate, and its own does not take it any more.
+        let broke_off = self.mode == Mode::Idempotent && failure.answered && breaks_off(failure.code);
         let mut settled = Vec::new();
         let mut retried = Vec::new();
         for mut batch in batches {
-            let timed_out = batch.deadline <= now;
-            if batch.completion.is_settled() || (failure.retriable && !removed && timed_out) {
-                batch.maybe_applied |= failure.outcome == Outcome::Unknown;
-                let error = expired(&batch, Some(&failure.message));
+            let was_in_doubt = batch.maybe_applied;
+            batch.maybe_applied |= failure.outcome == Outcome::Unknown;
+            let retriable = failure.retriable || (broke_off && !was_in_doubt && batch.number.is_some());
+            if let Some((code, why)) = breach.as_ref().filter(|_| retriable) {
+                let error = batch.failure(*code, Arc::clone(why), failure.outcome);
                 settled.push((batch, Err(error)));
-            } else if failure.retriable && !removed {
-                batch.maybe_applied |= failure.outcome == Outcome::Unknown;
+                continue;
+            }
+            if batch.completion.is_settled() || (retriable && !removed && batch.deadline <= now) {
+                let error = expired(&batch, queue.last_failure.as_ref());
+                settled.push((batch, Err(error)));
+            } else if retriable && !removed {
                 retried.push(batch);
             } else {
                 // Of a topic that is gone, whatever the last attempt met is beside the point.
-                let (code, message) = match removed && failure.retriable {
+                let (code, message) = match removed && retriable {
                     true => (ErrorCode::UnknownTopic, TOPIC_DELETED.into()),
                     false => (failure.code, Arc::clone(&failure.message)),
                 };
@@ -255,11 +297,22 @@ impl Accumulator {
                 settled.push((batch, Err(error)));
             }
         }
-        if failure.retriable {
-            queue.retry_at = Some(now + queue.backoff.next(entropy));
+        if failure.retriable || !retried.is_empty() {
+            let pause = queue.backoff.next(entropy);
+            // The transaction before ends within some milliseconds.
+            let soon = failure.code == ErrorCode::ConcurrentTransactions;
+            queue.retry_at = Some(now + if soon { pause / 10 } else { pause });
         }
+        let lost = if broke_off { retried.iter().find_map(|batch| batch.number) } else { None };
         for batch in retried.into_iter().rev() {
             queue.ready.push_front(batch);
+        }
+        if let Some(number) = lost {
+            queue.leave(number.session);
+            self.leave_session(number.session);
+        }
+        for (batch, _) in &settled {
+            self.gave_up(place, batch);
         }
         self.activate(place);
         settled
@@ -296,6 +349,7 @@ impl Accumulator {
     }
 
     pub fn note_failure(&mut self, records: u32, error: &ProduceError) {
+        self.set_broken(error);
         match &mut self.failed {
             Some(failed) => failed.failed += u64::from(records),
             None => self.failed = Some(FlushError { failed: records.into(), first: error.clone() }),
@@ -400,11 +454,13 @@ impl Accumulator {
     #[must_use]
     pub fn expire(&mut self, now: Instant) -> (Vec<Settled>, Option<Instant>) {
         let mut settled = Vec::new();
+        let mut in_doubt = Vec::new();
         let mut next = None::<Instant>;
         for (index, topic) in self.topics.iter_mut().enumerate().filter(|(_, topic)| !topic.removed) {
             for (number, queue) in topic.queues.iter_mut().enumerate() {
                 for batch in queue.take_expired(now) {
                     let error = expired(&batch, queue.last_failure.as_ref());
+                    in_doubt.extend(queue.gave_up(&batch));
                     settled.push((batch, Err(error)));
                 }
                 if queue.is_empty()
@@ -417,19 +473,24 @@ impl Accumulator {
                 }
             }
         }
+        for session in in_doubt {
+            self.leave_session(session);
+        }
         (settled, next)
     }
 }
 
-/// The error of a batch whose delivery timeout has passed.
-pub(crate) fn expired(batch: &Batch, last: Option<&Arc<str>>) -> ProduceError {
+/// The error of a batch whose delivery timeout has passed: what the last broker that refused it said, if nothing else
+/// can have happened to it.
+pub(crate) fn expired(batch: &Batch, last: Option<&LastFailure>) -> ProduceError {
     let timeout = batch.deadline - batch.created;
     let message = match last {
-        Some(reason) => format!("not acknowledged within the delivery timeout of {timeout:?}; last: {reason}"),
+        Some(last) => format!("not acknowledged within the delivery timeout of {timeout:?}; last: {}", last.message),
         None if batch.attempts > 0 => format!("not acknowledged within the delivery timeout of {timeout:?}"),
         None => format!("not sent within the delivery timeout of {timeout:?}: its partition had no leader, or a queue"),
     };
-    batch.failure(ErrorCode::RequestTimedOut, message, Outcome::NotApplied)
+    let refusal = last.and_then(|last| last.refusal).filter(|_| batch.attempts > 0 && !batch.maybe_applied);
+    batch.failure(refusal.unwrap_or(ErrorCode::RequestTimedOut), message, Outcome::NotApplied)
 }
 
 /// Bytes that a record takes of the buffer, and the most that it can take in a batch.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use highwater_record::{BatchBuilder, BatchError};
-use highwater_types::{ErrorCode, Outcome};
+use highwater_record::{BatchBuilder, BatchError, set_producer};
+use highwater_types::{ErrorCode, Outcome, Sequence};
 use tokio::time::Instant;
 
 use crate::ProduceError;
 use crate::producer::delivery::Completion;
+use crate::producer::numbering::{Number, Session};
 
 /// Records of one partition that are settled together. **Invariant**: it never goes away unsettled; dropped (the runtime
 /// shuts down), it fails its records.
@@ -24,8 +25,12 @@ pub(crate) struct Batch {
     pub deadline: Instant,
     /// How many times it was sent.
     pub attempts: u32,
-    /// An attempt ended with its outcome unknown: the batch may be in the log.
+    /// An attempt ended with its outcome unknown: the batch may be in the log. It keeps its number from then on.
     pub maybe_applied: bool,
+    /// Given when it is first sent, with idempotence.
+    pub number: Option<Number>,
+    /// The number that its bytes state.
+    stated: Option<Number>,
 }
 
 enum Payload {
@@ -42,7 +47,19 @@ impl Batch {
         deadline: Instant,
     ) -> Self {
         let payload = Payload::Building(builder);
-        Self { id, completion, payload, records: 0, reserved: 0, created, deadline, attempts: 0, maybe_applied: false }
+        Self {
+            id,
+            completion,
+            payload,
+            records: 0,
+            reserved: 0,
+            created,
+            deadline,
+            attempts: 0,
+            maybe_applied: false,
+            number: None,
+            stated: None,
+        }
     }
 
     /// While it is open.
@@ -61,12 +78,24 @@ impl Batch {
         }
     }
 
-    /// Its bytes; builds (compresses, sums up) at the first call.
+    /// Its bytes, with its number; builds (compresses, sums up) at the first call. The same bytes each time, unless it
+    /// was given another number.
     pub fn bytes(&mut self) -> Result<Bytes, BatchError> {
+        let none = Number { session: Session::NONE, first: Sequence::NONE };
+        let Number { session, first } = self.number.unwrap_or(none);
         let built = match std::mem::replace(&mut self.payload, Payload::Built(Bytes::new())) {
-            Payload::Building(builder) => builder.build()?,
-            Payload::Built(bytes) => bytes,
+            Payload::Building(mut builder) => {
+                builder.set_producer(session.id, session.epoch, first);
+                builder.build()?
+            }
+            Payload::Built(bytes) if self.stated == self.number => bytes,
+            Payload::Built(bytes) => {
+                let mut bytes = Vec::from(bytes);
+                set_producer(&mut bytes, session.id, session.epoch, first);
+                bytes.into()
+            }
         };
+        self.stated = self.number;
         self.payload = Payload::Built(built.clone());
         Ok(built)
     }

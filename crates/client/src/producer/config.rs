@@ -9,14 +9,14 @@ use highwater_record::Compression;
 use crate::InvalidSetting;
 use crate::producer::partitioner::Partitioner;
 
-/// When a record counts as delivered.
+/// When a record counts as delivered. See [`ProducerConfig`] for what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Acks {
-    /// Once it was handed to the connection: at most once. Nobody tells whether it arrived.
+    /// Once it was handed to the connection. Nobody tells whether it arrived.
     None,
     /// Once it is in the leader's log: lost if the leader dies before a follower has it.
     Leader,
-    /// Once it is committed, on every in-sync replica: at least once.
+    /// Once it is committed, on every in-sync replica.
     #[default]
     All,
 }
@@ -81,11 +81,29 @@ impl std::fmt::Debug for Partitioning {
     }
 }
 
-/// Settings of a producer. The defaults lose nothing and suit most uses.
+/// Settings of a producer. The defaults lose nothing, duplicate nothing, and suit most uses.
+///
+/// What a record whose [`Delivery`](crate::Delivery) succeeded is worth, and what a failed one may have left behind:
+///
+/// | strategy | settings | acknowledged means | in the log afterwards |
+/// |---|---|---|---|
+/// | at most once | `acks: None` | handed to the connection | once, or not at all; never twice. Nothing is sent a second time |
+/// | at least once | `acks: All`, idempotence off | committed: lost by no order of failures while one eligible replica keeps its disk | once or more: a retry after a lost answer writes it again |
+/// | at least once, weaker | `acks: Leader` | in the leader's log | as above, but lost if the leader dies before a follower has it |
+/// | without duplicates | the default: `acks: All` with idempotence | committed | exactly once, over retries, changes of leader and restarts of brokers (KIP-98); in order within a partition |
+/// | exactly once | [`Client::transactional_producer`](crate::Client::transactional_producer) | with `commit`: all of a transaction, over all its partitions and consumed offsets | seen once by `read_committed` consumers, or not at all |
+///
+/// Idempotence ends where the producer does: a record that failed with [`Outcome::Unknown`](crate::Outcome) may be in
+/// the log, and sending it again, by this or another producer, is another record. The producer never does so by itself:
+/// what it can't resolve it reports. Order within a partition holds for all of them but that such a record may still
+/// appear after later ones.
 #[derive(Debug, Clone)]
 pub struct ProducerConfig {
     /// When a record counts as delivered.
     pub acks: Acks,
+    /// Whether batches are numbered, so that their leader stores each of them once however often it is sent. Needs
+    /// `acks: All`; `None`: on with it, and off without.
+    pub idempotence: Option<bool>,
     /// Codec of the batches.
     pub compression: Compression,
     /// The codec's own level; `None`: its default.
@@ -98,7 +116,7 @@ pub struct ProducerConfig {
     /// Requests on their way to one broker at once. A partition is in one of them at most, which keeps its order over
     /// retries.
     pub in_flight_max: usize,
-    /// Bytes of batches at which a request is full. One batch always goes.
+    /// Bytes of batches at which a request is full. One batch always goes; with idempotence, five of a partition at most.
     pub request_bytes_max: usize,
     /// Bytes of records accepted but not yet settled; above this, [`send`](crate::Producer::send) waits.
     pub buffer_bytes: usize,
@@ -119,6 +137,7 @@ impl Default for ProducerConfig {
     fn default() -> Self {
         Self {
             acks: Acks::All,
+            idempotence: None,
             compression: Compression::None,
             compression_level: None,
             batch_bytes: 256 << 10,
@@ -136,11 +155,26 @@ impl Default for ProducerConfig {
 }
 
 impl ProducerConfig {
+    /// Sets [`idempotence`](Self::idempotence) on or off.
+    #[must_use]
+    pub fn idempotence(self, on: bool) -> Self {
+        Self { idempotence: Some(on), ..self }
+    }
+
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.idempotence.unwrap_or(self.acks == Acks::All)
+    }
+
     pub(crate) fn check(&self) -> Result<(), InvalidSetting> {
         let within = |setting, value: usize, max: usize, allowed| {
             let fits = (1..=max).contains(&value);
             if fits { Ok(()) } else { Err(InvalidSetting { setting, value: value.to_string(), allowed }) }
         };
+        if self.is_idempotent() && self.acks != Acks::All {
+            let value = format!("on with acks={}", self.acks);
+            let allowed = "idempotence needs acks=all: set that, or turn idempotence off";
+            return Err(InvalidSetting { setting: "idempotence", value, allowed });
+        }
         within("batch_bytes", self.batch_bytes, 64 << 20, "1 byte to 64 MiB")?;
         within("in_flight_max", self.in_flight_max, 1000, "1 to 1000")?;
         within("request_bytes_max", self.request_bytes_max, MESSAGE_SIZE_MAX - (1 << 20), "1 byte to 64 MiB")?;

@@ -8,18 +8,23 @@ mod accumulator;
 mod batch;
 mod config;
 mod delivery;
+mod numbering;
 mod outbox;
 mod partitioner;
 mod queue;
 mod record;
+mod sessions;
 mod shared;
 mod tasks;
 mod topic;
+mod transaction;
 
 pub use config::{Acks, Partitioning, ProducerConfig};
 pub use delivery::Delivery;
 pub use partitioner::{Partitioner, Placement};
 pub use record::{PartitionNumber, ProducerRecord, RecordMetadata, TopicRef};
+pub(crate) use transaction::is_fencing;
+pub use transaction::{Transaction, TransactionalConfig, TransactionalProducer};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +43,7 @@ use crate::{FlushError, InvalidSetting, ProduceError};
 /// Sends records. Cloning is cheap: clones share buffer, batches and connections.
 ///
 /// - Records of one partition are appended in the order in which [`send`](Self::send) accepted them, over retries too.
-/// - Retries may duplicate a record whose acknowledgement was lost (at least once); acks=none is never retried once sent
-///   (at most once).
+/// - By default each is stored once, over retries too; [`ProducerConfig`] has the strategies and what each guarantees.
 /// - When the last clone is dropped, what was accepted still goes out while the runtime lives; [`close`](Self::close)
 ///   waits for that.
 #[derive(Clone)]
@@ -63,9 +67,22 @@ const END_WAIT: Duration = Duration::from_secs(10);
 impl Producer {
     pub(crate) fn new(client: Arc<ClientInner>, config: ProducerConfig) -> Result<Self, InvalidSetting> {
         config.check()?;
-        let shared = Arc::new(Shared::new(client, config));
+        let is_idempotent = config.is_idempotent();
+        let producer = Self::start(Shared::new(client, config, String::new()));
+        if is_idempotent {
+            tokio::spawn(tasks::session::keep_session(Arc::clone(&producer.handle.shared)));
+        }
+        Ok(producer)
+    }
+
+    fn start(shared: Shared) -> Self {
+        let shared = Arc::new(shared);
         tokio::spawn(tasks::supervise::supervise(Arc::clone(&shared)));
-        Ok(Self { handle: Arc::new(Handle { shared }) })
+        Self { handle: Arc::new(Handle { shared }) }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
     }
 
     /// Accepts a record: waits while the buffer is full, and the first time for the topic's metadata, but not for the

@@ -35,10 +35,17 @@ pub(crate) struct Outbox {
 
 #[derive(Default)]
 struct State {
-    /// With each frame, the request that it ends; 0: none.
-    frames: VecDeque<(Bytes, u64)>,
+    frames: VecDeque<Queued>,
     end: Option<End>,
     waker: Option<Waker>,
+}
+
+struct Queued {
+    bytes: Bytes,
+    request: u64,
+    /// The first of its request's frames, and the last.
+    begins: bool,
+    ends: bool,
 }
 
 enum End {
@@ -52,9 +59,20 @@ impl Outbox {
         let frames = encode(request, batches);
         let last = frames.len() - 1;
         self.change(|state| {
-            let numbered = frames.into_iter().enumerate();
-            state.frames.extend(numbered.map(|(i, frame)| (frame, if i == last { request.request_id } else { 0 })));
+            let request = request.request_id;
+            let queued = |(i, bytes)| Queued { bytes, request, begins: i == 0, ends: i == last };
+            state.frames.extend(frames.into_iter().enumerate().map(queued));
         });
+    }
+
+    /// Takes a request back, if the transport has taken nothing of it. Then it is certain that it is never sent.
+    pub fn retract(&self, request: u64) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = state.frames.iter().any(|frame| frame.request == request && frame.begins);
+        if whole {
+            state.frames.retain(|frame| frame.request != request);
+        }
+        whole
     }
 
     /// The id of the last request that the transport has taken whole.
@@ -95,12 +113,12 @@ impl http_body::Body for OutboxBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((frame, ends)) = state.frames.pop_front() {
-            if ends != 0 {
-                self.0.taken.store(ends, Ordering::Release);
+        if let Some(frame) = state.frames.pop_front() {
+            if frame.ends {
+                self.0.taken.store(frame.request, Ordering::Release);
                 self.0.progress.notify_one();
             }
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
+            return Poll::Ready(Some(Ok(Frame::data(frame.bytes))));
         }
         match state.end {
             Some(End::Orderly) => Poll::Ready(None),
@@ -204,6 +222,7 @@ mod tests {
             records: Bytes::new(),
         };
         v1::ProduceRequest {
+            transactional_id: String::new(),
             request_id: 300,
             acks: v1::Acks::All.into(),
             timeout_ms: 1000,
@@ -227,6 +246,24 @@ mod tests {
             }
             assert_eq!(v1::ProduceRequest::decode(&message[5..]).unwrap(), request);
         }
+    }
+
+    #[test]
+    fn a_request_is_taken_back_only_while_the_transport_has_nothing_of_it() {
+        let outbox = Arc::new(Outbox::default());
+        for id in [1, 2, 3] {
+            let request = v1::ProduceRequest { request_id: id, ..request(1) };
+            outbox.push(&request, &[vec![Bytes::from(vec![1; 100_000])]]);
+        }
+        let mut body = OutboxBody(Arc::clone(&outbox));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut poll = || http_body::Body::poll_frame(Pin::new(&mut body), &mut cx);
+        assert!(poll().is_ready());
+        assert!(!outbox.retract(1));
+        assert!(outbox.retract(2) && !outbox.retract(2));
+        while poll().is_ready() {}
+        assert_eq!(outbox.taken(), 3);
+        assert!(!outbox.retract(3));
     }
 
     #[test]

@@ -2,16 +2,21 @@
 //!
 //! Invariant: at most one request in flight holds batches of a partition, and failed ones go back to the front. So a
 //! partition keeps its order over retries, whatever happens to the requests of others. Batches queue up meanwhile, and
-//! the next request takes as many as fit.
+//! the next request takes as many as fit; numbered ones, as many as the leader would know again (`numbering`). A batch
+//! that may be in the log goes alone, so that the answer is about it and no other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use highwater_types::{BrokerId, LeaderEpoch, PartitionId};
+use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, PartitionId};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::producer::batch::Batch;
+use crate::producer::numbering::{Mode, Numbering, Session};
+
+/// Numbered batches of a partition in one request: a leader knows a producer's last five again (T29).
+const NUMBERED_MAX: usize = 5;
 
 pub(crate) struct PartitionQueue {
     pub id: PartitionId,
@@ -26,9 +31,18 @@ pub(crate) struct PartitionQueue {
     pub retry_at: Option<Instant>,
     pub backoff: Backoff,
     /// Why the last attempt failed.
-    pub last_failure: Option<Arc<str>>,
+    pub last_failure: Option<LastFailure>,
+    pub numbering: Numbering,
     /// Size of the last batch sent: about the size of the next.
     pub batch_bytes_hint: usize,
+}
+
+/// Why the last attempt at a partition failed.
+#[derive(Debug, Clone)]
+pub(crate) struct LastFailure {
+    pub message: Arc<str>,
+    /// Set if a broker said so, and that nothing was written.
+    pub refusal: Option<ErrorCode>,
 }
 
 /// Which batches may go.
@@ -61,6 +75,7 @@ impl PartitionQueue {
             retry_at: None,
             backoff,
             last_failure: None,
+            numbering: Numbering::default(),
             batch_bytes_hint: 4096,
         }
     }
@@ -94,22 +109,70 @@ impl PartitionQueue {
         Some(self.retry_at.map_or(at, |retry| retry.max(at)))
     }
 
+    /// Whether what goes next has a number, or can be given one. Batches without one begin in `current`.
+    pub fn can_number(&mut self, current: Option<Session>) -> bool {
+        if let Some(session) = current {
+            self.numbering.adopt(session);
+        }
+        self.numbering.session().is_some() || self.ready.front().is_some_and(|batch| batch.number.is_some())
+    }
+
     /// Takes what may go now: at least one batch, then as many as fit into `bytes`.
-    pub fn take(&mut self, due: &Due, bytes: usize) -> Vec<Batch> {
+    pub fn take(&mut self, due: &Due, bytes: usize, mode: Mode) -> Vec<Batch> {
         if self.open.as_ref().is_some_and(|open| due.open_at(open).is_none()) {
             self.close();
         }
         let mut taken = Vec::new();
         let mut sum = 0;
-        while let Some(next) = self.ready.front() {
+        while let Some(next) = self.ready.front_mut() {
             sum += next.size();
             if !taken.is_empty() && sum > bytes {
                 break;
             }
+            let alone = mode != Mode::Plain && next.maybe_applied;
+            if mode != Mode::Plain {
+                if taken.len() == NUMBERED_MAX || (alone && !taken.is_empty()) {
+                    break;
+                }
+                next.number = next.number.or_else(|| self.numbering.next(next.records));
+                if next.number.is_none() {
+                    break;
+                }
+            }
             taken.extend(self.ready.pop_front());
+            if alone {
+                break;
+            }
         }
         self.in_flight = !taken.is_empty();
         taken
+    }
+
+    /// A batch, not in the queue any more, has failed for good. Those behind it are not to wait for its number. Returns
+    /// the session whose numbering is in doubt now.
+    pub fn gave_up(&mut self, batch: &Batch) -> Option<Session> {
+        let number = batch.number?;
+        if batch.maybe_applied {
+            self.leave(number.session);
+            return Some(number.session);
+        }
+        self.numbering.rewind(number);
+        self.unnumber();
+        None
+    }
+
+    /// Goes on in another session with what is surely not in the log. The rest is resolved in its own, or never.
+    pub fn leave(&mut self, session: Session) {
+        self.numbering.leave(session);
+        self.unnumber();
+    }
+
+    fn unnumber(&mut self) {
+        for batch in self.ready.iter_mut().filter(|batch| !batch.maybe_applied) {
+            if let Some(number) = batch.number.take() {
+                self.numbering.rewind(number);
+            }
+        }
     }
 
     /// Takes the batches whose time is up.

@@ -150,7 +150,8 @@ pub struct RecordMetadata {
     pub topic: TopicName,
     /// The partition.
     pub partition: PartitionId,
-    /// The record's offset; `None` with [`Acks::None`](crate::Acks::None), which tells nobody.
+    /// The record's offset; `None` with [`Acks::None`](crate::Acks::None), which tells nobody, and where a record sent
+    /// again after a lost answer was found stored, too long ago for its leader to know where.
     pub offset: Option<Offset>,
     /// The record's timestamp in the log: its own, or the leader's where the topic says LogAppendTime.
     pub timestamp: TimestampMs,

@@ -12,11 +12,14 @@ use crate::client::ClientInner;
 use crate::metadata::TopicMetadata;
 use crate::producer::accumulator::{Accumulator, Appended, AttemptFailure, Outgoing, Place, Settled};
 use crate::producer::batch::Batch;
+use crate::producer::numbering::Mode;
 use crate::producer::{ProducerConfig, ProducerRecord};
 
 pub(crate) struct Shared {
     pub client: Arc<ClientInner>,
     pub config: ProducerConfig,
+    /// Empty without transactions.
+    pub transactional_id: String,
     /// One permit for each byte of the buffer that is free.
     pub buffer: Semaphore,
     accumulator: Mutex<Accumulator>,
@@ -28,6 +31,8 @@ pub(crate) struct Shared {
     pub settled: Notify,
     /// Fires when the supervisor has something to do.
     pub attention: Notify,
+    /// Fires when something waits for a session to be numbered in.
+    pub session_wanted: Notify,
     /// True once the producer is closed and nothing is left to send: tasks end.
     pub done: watch::Sender<bool>,
     /// True once all tasks have ended.
@@ -35,17 +40,25 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(client: Arc<ClientInner>, config: ProducerConfig) -> Self {
+    /// `transactional_id`: empty for a producer without transactions.
+    pub fn new(client: Arc<ClientInner>, config: ProducerConfig, transactional_id: String) -> Self {
+        let mode = match (transactional_id.is_empty(), config.is_idempotent()) {
+            (false, _) => Mode::Transactional,
+            (true, true) => Mode::Idempotent,
+            (true, false) => Mode::Plain,
+        };
         let buffer = Semaphore::new(config.buffer_bytes);
         Self {
             client,
             config,
+            transactional_id,
             buffer,
-            accumulator: Mutex::new(Accumulator::new()),
+            accumulator: Mutex::new(Accumulator::new(mode)),
             turn_bytes: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             settled: Notify::new(),
             attention: Notify::new(),
+            session_wanted: Notify::new(),
             done: watch::Sender::new(false),
             ended: watch::Sender::new(false),
         }
@@ -79,7 +92,12 @@ impl Shared {
 
     /// A request for `broker`, or when there will be one.
     pub fn drain(&self, broker: BrokerId, now: Instant) -> (Vec<Outgoing>, Option<Instant>) {
-        self.lock().drain(broker, now, &self.config)
+        let mut accumulator = self.lock();
+        let drained = accumulator.drain(broker, now, &self.config);
+        if accumulator.session_wanted {
+            self.session_wanted.notify_one();
+        }
+        drained
     }
 
     pub fn generation(&self) -> u64 {
@@ -126,14 +144,16 @@ impl Shared {
             self.settle_early(batch, result.clone());
         }
         self.buffer.add_permits(freed);
-        let idle = {
+        let (idle, broken_off) = {
             let mut accumulator = self.lock();
-            accumulator.forget(&settled) && accumulator.closed
+            (accumulator.forget(&settled) && accumulator.closed, accumulator.take_queued())
         };
         if idle {
             self.done.send_replace(true);
         }
         self.settled.notify_waiters();
+        // If that broke a transaction off, the rest of it need not be tried.
+        self.settle(broken_off);
     }
 
     /// Settles a batch that is still in flight and keeps its place.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::fake::{CLUSTER, Fake, error, soon};
-use highwater_client::{Client, ConnectError, ErrorCode, NewTopic, OffsetAt, Outcome, ProducerConfig, ProducerRecord};
+use highwater_client::{
+    Client, ConnectError, ErrorCode, NewTopic, OffsetAt, Outcome, ProducerConfig, ProducerRecord, TopicAlteration,
+};
 
 #[tokio::test]
 async fn an_unreachable_cluster_is_told_with_every_address_and_its_reason() {
@@ -60,12 +62,27 @@ async fn a_change_whose_outcome_is_unknown_is_not_repeated_but_a_read_is() {
     let fake = Fake::start(1).await;
     let admin = fake.client().await.admin();
     fake.lock().on_admin.push_back(error(ErrorCode::RequestTimedOut));
-    let failed = soon(admin.create_topic(NewTopic::new("t", 1, 1))).await.unwrap_err();
+    let failed = soon(admin.alter_topic("t", TopicAlteration::new())).await.unwrap_err();
     assert_eq!((failed.code, failed.outcome), (ErrorCode::RequestTimedOut, Outcome::Unknown));
     assert_eq!(fake.lock().admin_calls, 1);
     fake.lock().on_admin.push_back(error(ErrorCode::RequestTimedOut));
     assert_eq!(soon(admin.describe_cluster()).await.unwrap().cluster_id, CLUSTER);
     assert_eq!(fake.lock().admin_calls, 3);
+}
+
+#[tokio::test]
+async fn a_topic_found_after_a_lost_answer_counts_as_created_if_it_is_as_asked() {
+    let fake = Fake::start(1).await;
+    fake.create_topic("t", &[1, 1]);
+    let admin = fake.client().await.admin();
+    for (partitions, is_as_asked) in [(2, true), (3, false)] {
+        fake.lock().on_admin.extend([error(ErrorCode::RequestTimedOut), error(ErrorCode::TopicAlreadyExists)]);
+        let created = soon(admin.create_topic(NewTopic::new("t", partitions, 0))).await;
+        assert_eq!(created.is_ok(), is_as_asked);
+        assert!(created.err().is_none_or(|error| error.code == ErrorCode::TopicAlreadyExists));
+    }
+    fake.lock().on_admin.push_back(error(ErrorCode::TopicAlreadyExists));
+    assert!(soon(admin.create_topic(NewTopic::new("t", 2, 0))).await.is_err(), "no answer was lost");
 }
 
 #[tokio::test]

@@ -241,6 +241,24 @@ async fn damage_on_the_way_is_fetched_again_and_damage_that_stays_is_reported() 
 }
 
 #[tokio::test]
+async fn partitions_that_a_topic_gets_later_are_read_from_their_beginning() {
+    let fake = cluster(1, 10).await;
+    let mut consumer = fake.client().await.consumer(quick());
+    soon(consumer.assign_topic("t", StartAt::End)).await.unwrap();
+    fake.lock().topics.get_mut("t").unwrap().partitions.push(highwater_protocol::v1::PartitionInfo {
+        partition: 1,
+        leader: Some(1),
+        leader_epoch: 5,
+        ..Default::default()
+    });
+    fake.with_log("t", 1, |log| log.append_values(&["early"]));
+    fake.publish();
+    let records = soon(consumer.poll(Duration::from_secs(10))).await.unwrap();
+    assert_eq!((records[0].partition, records[0].offset), (PartitionId::new(1), Offset::ZERO));
+    assert_eq!(consumer.assignment().len(), 2);
+}
+
+#[tokio::test]
 async fn bad_assignments_are_refused_by_name() {
     let fake = cluster(1, 10).await;
     let mut consumer = consumer(&fake, quick(), offset(0)).await;

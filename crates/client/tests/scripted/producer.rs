@@ -11,7 +11,7 @@ use highwater_client::{
     TimestampMs,
 };
 
-fn quick() -> ProducerConfig {
+pub fn quick() -> ProducerConfig {
     ProducerConfig {
         retry_backoff: Duration::from_millis(2),
         retry_backoff_max: Duration::from_millis(10),
@@ -20,11 +20,11 @@ fn quick() -> ProducerConfig {
     }
 }
 
-fn record(value: impl Into<String>) -> ProducerRecord {
+pub fn record(value: impl Into<String>) -> ProducerRecord {
     ProducerRecord::new("t").value(value.into())
 }
 
-async fn send_numbers(producer: &Producer, partition: u32, numbers: std::ops::Range<usize>) -> Vec<Delivery> {
+pub async fn send_numbers(producer: &Producer, partition: u32, numbers: std::ops::Range<usize>) -> Vec<Delivery> {
     let mut deliveries = Vec::new();
     for number in numbers {
         deliveries.push(soon(producer.send(record(number.to_string()).partition(partition))).await.unwrap());
@@ -32,7 +32,7 @@ async fn send_numbers(producer: &Producer, partition: u32, numbers: std::ops::Ra
     deliveries
 }
 
-fn numbers(numbers: std::ops::Range<usize>) -> Vec<String> {
+pub fn numbers(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| number.to_string()).collect()
 }
 
@@ -105,6 +105,22 @@ async fn a_timeout_of_every_attempt_leaves_the_outcome_unknown() {
 }
 
 #[tokio::test]
+async fn what_the_brokers_refuse_until_the_end_fails_with_their_reason() {
+    let fake = Fake::start(1).await;
+    fake.create_topic("t", &[1]);
+    fake.on_produce(vec![OnProduce::Refuse(error(ErrorCode::NotEnoughReplicas)); 1000]);
+    // The third attempt would come too late: time runs out between two.
+    let backoff = Duration::from_millis(150);
+    let delivery_timeout = Duration::from_millis(300);
+    let config =
+        ProducerConfig { delivery_timeout, retry_backoff: backoff, retry_backoff_max: backoff * 10, ..quick() };
+    let producer = fake.client().await.producer(config).unwrap();
+    let failed = soon(producer.send(record("a")).await.unwrap()).await.unwrap_err();
+    assert_eq!((failed.code, failed.outcome), (ErrorCode::NotEnoughReplicas, Outcome::NotApplied), "{failed}");
+    assert!(failed.to_string().contains("300ms") && failed.attempts > 1, "{failed}");
+}
+
+#[tokio::test]
 async fn a_silent_broker_is_given_up_at_the_delivery_timeout_with_the_outcome_unknown() {
     let fake = Fake::start(1).await;
     fake.create_topic("t", &[1]);
@@ -159,7 +175,7 @@ async fn a_stream_dropped_in_the_middle_is_retried_at_least_once() {
     let fake = Fake::start(1).await;
     fake.create_topic("t", &[1]);
     fake.on_produce([OnProduce::AppendThenDrop, OnProduce::Drop]);
-    let producer = fake.client().await.producer(quick()).unwrap();
+    let producer = fake.client().await.producer(quick().idempotence(false)).unwrap();
     let at = soon(producer.send(record("a")).await.unwrap()).await.unwrap();
     // The first attempt was written and its answer lost: a duplicate, as at-least-once allows.
     assert_eq!(at.offset, Some(Offset::new(1)));
@@ -171,7 +187,7 @@ async fn t15_too_few_replicas_after_the_append_is_retried_and_may_duplicate() {
     let fake = Fake::start(1).await;
     fake.create_topic("t", &[1]);
     fake.on_produce([OnProduce::AppendThenFail(error(ErrorCode::NotEnoughReplicasAfterAppend))]);
-    let producer = fake.client().await.producer(quick()).unwrap();
+    let producer = fake.client().await.producer(quick().idempotence(false)).unwrap();
     let at = soon(producer.send(record("a")).await.unwrap()).await.unwrap();
     assert_eq!(at.offset, Some(Offset::new(1)));
 }
@@ -353,7 +369,8 @@ async fn batches_queue_while_one_is_in_flight_and_then_go_together() {
     let fake = Fake::start(1).await;
     fake.create_topic("t", &[1]);
     fake.on_produce([OnProduce::Hold]);
-    let producer = fake.client().await.producer(ProducerConfig { batch_bytes: 1000, ..quick() }).unwrap();
+    let config = ProducerConfig { batch_bytes: 1000, ..quick() }.idempotence(false);
+    let producer = fake.client().await.producer(config).unwrap();
     let first = producer.send(record("first")).await.unwrap();
     until("it is in flight", || fake.requests() == 1).await;
     let rest = send_numbers(&producer, 0, 0..500).await;

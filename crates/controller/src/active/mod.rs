@@ -8,6 +8,7 @@
 //! T28), and the moment it can't be sure any more that a quorum follows it (TRAPS T20). Whatever slips through is refused
 //! by the version that the entry states.
 
+mod probe;
 mod queue;
 mod reign;
 mod sessions;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_protocol::v1;
-use highwater_seams::Entropy;
+use highwater_seams::{Entropy, Net};
 use highwater_types::{ControllerId, ErrorCode, MetadataVersion};
 use openraft::ServerState;
 use tokio::sync::{mpsc, watch};
@@ -43,6 +44,7 @@ pub(crate) struct ActiveLoop {
     pub raft: Raft,
     pub applied: Applied,
     pub entropy: Arc<dyn Entropy>,
+    pub net: Arc<dyn Net>,
     pub commands: mpsc::Receiver<Proposal>,
     pub events: mpsc::UnboundedReceiver<SessionEvent>,
     pub role: watch::Sender<Role>,

@@ -10,6 +10,7 @@ use highwater_types::{BrokerId, ControllerId, ErrorCode};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::probe::Probes;
 use super::queue::{Decided, Heartbeat, Proposal, SessionEvent, StorageReport, outcome_unknown};
 use super::sessions::Sessions;
 use super::{ActiveLoop, Role, not_active};
@@ -25,6 +26,7 @@ pub(super) struct Reign {
     /// The image as it is once all that was committed is applied.
     image: Arc<ClusterImage>,
     sessions: Sessions,
+    probes: Probes,
     /// Ours, waiting for the next entry.
     own: Vec<Proposal>,
     /// When this loop last came round.
@@ -41,7 +43,8 @@ impl Reign {
         let grace = Duration::from_millis(config.fence_grace_ms.into());
         let now = Instant::now();
         let sessions = Sessions::begin(&image, config.session_timeout(), grace, now);
-        Self { term, image, sessions, own: Vec::new(), awake: now }
+        let probes = Probes::begin(&image, &controller.net, grace);
+        Self { term, image, sessions, probes, own: Vec::new(), awake: now }
     }
 
     /// Until this controller steps aside or stops.
@@ -85,6 +88,7 @@ impl Reign {
                     }
                 }
                 Some(proposal) = controller.commands.recv() => taken.push(proposal),
+                (broker, epoch) = self.probes.next_refused() => self.sessions.refused(broker, epoch, Instant::now()),
                 () = until(self.sessions.next_deadline()) => {
                     self.woke(awake_interval * 4);
                     self.expire();

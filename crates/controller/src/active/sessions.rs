@@ -91,6 +91,16 @@ impl Sessions {
         }
     }
 
+    /// The broker's port is closed. That ends nothing that is open: a broker may listen elsewhere by now.
+    pub(crate) fn refused(&mut self, broker: BrokerId, broker_epoch: BrokerEpoch, now: Instant) {
+        if let Some(session) = self.brokers.get_mut(&broker)
+            && session.broker_epoch == broker_epoch
+            && session.connection.is_none()
+        {
+            session.deadline = session.deadline.map(|deadline| deadline.min(now + self.grace));
+        }
+    }
+
     pub(crate) fn broker_epoch(&self, broker: BrokerId) -> Option<BrokerEpoch> {
         self.brokers.get(&broker).map(|session| session.broker_epoch)
     }
@@ -151,6 +161,23 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    fn known() -> ClusterImage {
+        let endpoint = highwater_metadata::Endpoint::new("127.0.0.1", 1);
+        let broker = highwater_metadata::BrokerState {
+            id: BROKER,
+            incarnation: highwater_types::IncarnationId::from_u128(1),
+            broker_epoch: EPOCH,
+            client_endpoint: endpoint.clone(),
+            internal_endpoint: endpoint,
+            rack: None,
+            fenced: false,
+            shutting_down: false,
+        };
+        let mut image = ClusterImage::default();
+        image.brokers.insert(BROKER, broker);
+        image
+    }
+
     fn opened(now: Instant) -> Sessions {
         let mut sessions = Sessions::begin(&ClusterImage::default(), TIMEOUT, GRACE, now);
         sessions.opened(BROKER, EPOCH, OLD, MetadataVersion::new(7), now);
@@ -182,6 +209,20 @@ mod tests {
         // An incarnation that is over can't take the session over.
         sessions.opened(BROKER, BrokerEpoch::new(4), ConnectionId(3), MetadataVersion::ZERO, now);
         assert!(sessions.heard(BROKER, NEW, now + ms(600)));
+    }
+
+    #[tokio::test]
+    async fn a_broker_whose_port_is_closed_expires_after_the_grace_unless_it_has_come_by() {
+        let now = Instant::now();
+        let mut sessions = opened(now);
+        sessions.refused(BROKER, EPOCH, now);
+        assert!(sessions.expire(MetadataVersion::ZERO, now + TIMEOUT - ms(1)).is_empty(), "it has a stream");
+
+        let mut sessions = Sessions::begin(&known(), TIMEOUT, GRACE, now);
+        sessions.refused(BROKER, BrokerEpoch::new(4), now);
+        assert!(sessions.expire(MetadataVersion::ZERO, now + GRACE).is_empty(), "that was another incarnation");
+        sessions.refused(BROKER, EPOCH, now);
+        assert_eq!(sessions.expire(MetadataVersion::ZERO, now + GRACE), [(BROKER, EPOCH)]);
     }
 
     #[tokio::test]

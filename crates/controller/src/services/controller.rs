@@ -80,6 +80,7 @@ fn is_administrative(command: &Command) -> bool {
             | Command::DeleteTopic { .. }
             | Command::AlterTopic { .. }
             | Command::ElectPreferred { .. }
+            | Command::AllocateProducerIds { .. }
     )
 }
 
@@ -161,7 +162,7 @@ impl ControllerService for ControllerCalls {
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<ExecuteResponse>, Status> {
         let command = Command::from_json(&request.into_inner().command).map_err(|error| invalid(error.to_string()))?;
         if !is_administrative(&command) {
-            return Err(invalid("only commands on topics can be executed"));
+            return Err(invalid("only commands on topics, and for producer ids, can be executed"));
         }
         let command = command.with_defaults(self.config.default_partitions, self.config.default_replication_factor);
         let decided = self.submit(command).await?;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,8 +200,17 @@ pub struct FakeBroker {
     pub deltas: usize,
     outbound: mpsc::Sender<BrokerMessage>,
     inbound: Streaming<ControllerMessage>,
+    /// Who asks after it finds somebody listening, for as long as it lives.
+    listening: Option<TcpListener>,
 }
 
+fn listen() -> (TcpListener, u32) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port.into())
+}
+
+/// Of a broker that listens nowhere.
 pub fn registration(id: u32, incarnation: u8) -> RegisterBroker {
     RegisterBroker {
         broker_id: id,
@@ -214,7 +224,16 @@ pub fn registration(id: u32, incarnation: u8) -> RegisterBroker {
 
 impl FakeBroker {
     pub async fn register(port: u16, id: u32, incarnation: u8) -> Result<Self, v1::Error> {
-        Self::register_as(port, registration(id, incarnation), ClusterImage::default()).await
+        let (listener, own_port) = listen();
+        let mut broker = Self::register_with(port, id, incarnation, own_port).await?;
+        broker.listening = Some(listener);
+        Ok(broker)
+    }
+
+    async fn register_with(port: u16, id: u32, incarnation: u8, own_port: u32) -> Result<Self, v1::Error> {
+        let mut register = registration(id, incarnation);
+        register.internal_endpoint = Some(v1::Endpoint { host: "127.0.0.1".to_owned(), port: own_port });
+        Self::register_as(port, register, ClusterImage::default()).await
     }
 
     pub async fn register_as(port: u16, register: RegisterBroker, image: ClusterImage) -> Result<Self, v1::Error> {
@@ -234,6 +253,7 @@ impl FakeBroker {
                 deltas: 0,
                 outbound,
                 inbound,
+                listening: None,
             }),
             Some(ToBroker::Error(error)) => Err(error),
             other => panic!("{other:?}"),
@@ -318,9 +338,11 @@ impl LiveBroker {
         let registrations = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counted = Arc::clone(&registrations);
         let task = tokio::spawn(async move {
+            let (_listener, own_port) = listen();
             loop {
                 for port in &ports {
-                    let Ok(mut broker) = FakeBroker::register(*port, id, id as u8).await else { continue };
+                    let registered = FakeBroker::register_with(*port, id, id as u8, own_port).await;
+                    let Ok(mut broker) = registered else { continue };
                     counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let own = BrokerId::new(id);
                     let lost: Option<()> = broker

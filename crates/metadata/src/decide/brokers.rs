@@ -1,12 +1,29 @@
 //! Registration, fencing and shutdown of brokers.
 
-use highwater_types::{BrokerEpoch, BrokerId, Durability};
+use highwater_types::{BrokerEpoch, BrokerId, Durability, ProducerId};
 
 use super::{Brokers, Decision, broker_of_epoch};
 use crate::command::{CommandResponse, Registration};
 use crate::error::CommandError;
 use crate::image::{BrokerState, ClusterImage};
 use crate::record::Record;
+
+/// Producer ids of one block. What a broker has not given out when it ends is lost: there are enough.
+const PRODUCER_IDS: u32 = 1000;
+
+/// The block is given by a committed record, so that no two are ever the same, whoever is the active controller.
+pub(super) fn allocate_producer_ids(
+    image: &ClusterImage,
+    broker: BrokerId,
+    broker_epoch: BrokerEpoch,
+) -> Result<Decision, CommandError> {
+    super::broker_of_epoch(image, broker, broker_epoch)?;
+    let first = image.next_producer_id.0;
+    let next = first.get().checked_add(PRODUCER_IDS.into()).map(ProducerId::new);
+    let next = next.ok_or(CommandError::NoProducerIds)?;
+    let response = CommandResponse::ProducerIdsAllocated { first, count: PRODUCER_IDS };
+    Ok(Decision::new(vec![Record::ProducerIdsAllocated { next }], response))
+}
 
 /// A new incarnation gets a new broker epoch, once the old one is fenced (TRAPS T18), and starts fenced. What it can
 /// still prove to have decides whether it stays eligible to lead (TRAPS T17).

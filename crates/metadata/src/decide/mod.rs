@@ -57,6 +57,9 @@ pub fn decide(image: &ClusterImage, command: &Command, seed: u64) -> Result<Deci
         Command::AlterTopic { name, set_configs, unset_configs, partitions } => {
             topics::alter(image, name, set_configs, unset_configs, *partitions, seed)
         }
+        Command::AllocateProducerIds { broker, broker_epoch } => {
+            brokers::allocate_producer_ids(image, *broker, *broker_epoch)
+        }
         Command::AddController { controller, endpoint } => {
             let state = ControllerState { id: *controller, endpoint: endpoint.clone() };
             let known = image.controllers.get(controller) == Some(&state);

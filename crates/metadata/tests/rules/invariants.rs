@@ -19,6 +19,7 @@ enum Step {
     Delete(u8),
     Configure { name: u8, min_insync: u8, sync: bool, policy: u8, partitions: u32 },
     ElectPreferred,
+    ProducerIds(u32),
     LogEnds { broker: u32, epoch: i32, end: i64 },
     Unusable { broker: u32, unusable: u8, lost: u8 },
 }
@@ -44,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(name, min_insync, sync, policy, partitions)| Step::Configure { name, min_insync, sync, policy, partitions }
         ),
         1 => Just(Step::ElectPreferred),
+        1 => broker().prop_map(Step::ProducerIds),
         3 => (broker(), -1i32..4, 0i64..9).prop_map(|(broker, epoch, end)| Step::LogEnds { broker, epoch, end }),
         2 => (broker(), any::<u8>(), any::<u8>())
             .prop_map(|(broker, unusable, lost)| Step::Unusable { broker, unusable, lost: lost & 1 & (lost >> 1) }),
@@ -116,6 +118,7 @@ fn command(image: &ClusterImage, step: &Step, incarnation: u128) -> Option<Comma
             partitions,
         },
         Step::ElectPreferred => Command::ElectPreferred { topics: BTreeSet::new() },
+        Step::ProducerIds(id) => Command::AllocateProducerIds { broker: b(id), broker_epoch: epoch(id) },
         Step::LogEnds { broker, epoch: last, end } => Command::ReportLogEnds {
             broker: b(broker),
             broker_epoch: epoch(broker),
@@ -238,6 +241,15 @@ proptest! {
             prop_assert_eq!(&CommandResponse::from_json(&decision.response.to_json()).unwrap(), &decision.response);
             let before = image.clone();
             image.replay_all(&decision.records).unwrap();
+            // A block is what was given to nobody before, and won't be again.
+            let given = image.next_producer_id.0.get() - before.next_producer_id.0.get();
+            match decision.response {
+                CommandResponse::ProducerIdsAllocated { first, count } => {
+                    prop_assert_eq!((first, i64::from(count)), (before.next_producer_id.0, given));
+                    prop_assert!(given > 0);
+                }
+                _ => prop_assert_eq!(given, 0),
+            }
             check(&image);
             check_step(&before, &image, &asked);
             for record in &decision.records {

@@ -1,5 +1,9 @@
 //! Random histories of 3 to 5 replicas of one partition: appends, fsyncs, messages lost, repeated and out of order, crashes
 //! that lose what was not synced, clean stops, fencing, changes of `min.insync.replicas`, and metadata that arrives late.
+//! Written apart from `tests/model`, against the same promises: each has found faults of the other's world (this one changes
+//! `min.insync.replicas` and stops replicas cleanly; that one reorders views and gives up proposals), and neither trusts the
+//! other's controller.
+//!
 //! After each event every invariant must hold; at the end, with everything up again, the partition must heal.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -60,7 +60,9 @@ impl Log {
             next = header.next_offset();
             headers.push(header);
         }
-        self.write(&headers, vec![bytes.freeze()], Some(now)).map(|appended| Appended { append_time, ..appended })
+        let appended = self.write(&headers, vec![bytes.freeze()], Some(now))?;
+        self.note_producers(&headers, batches);
+        Ok(Appended { append_time, ..appended })
     }
 
     /// Appends what the leader sent, as follower: the bytes as they are. Offsets must continue at the log's end, and
@@ -88,7 +90,9 @@ impl Log {
             }
             _ => batches.iter().map(|batch| batch.bytes().clone()).collect(),
         };
-        self.write(&headers, pieces, None)
+        let appended = self.write(&headers, pieces, None)?;
+        self.note_producers(&headers, batches);
+        Ok(appended)
     }
 
     /// `pieces` are the bytes of the batches: one for all, or one for each.

@@ -259,6 +259,9 @@ impl Log {
             })
             .filter(|range| !range.is_empty())
             .collect();
+        if let Err(error) = self.learn_healed_producers() {
+            tracing::warn!(partition = %self.partition, %error, "the producers in a healed range are not known");
+        }
         true
     }
 

@@ -8,6 +8,7 @@
 
 mod append;
 mod heal;
+mod producers;
 mod read;
 mod retention;
 mod sync;
@@ -35,6 +36,7 @@ use crate::epoch_file::{EpochFile, EpochRecord};
 use crate::error::{AppendError, DamagedRange, LogError, OpenError};
 use crate::recovery::{self, RecoveryReport};
 use crate::segment::{Active, Sealed};
+use producers::Producers;
 use sync::{Condemned, Unsynced};
 
 /// How a log is opened.
@@ -69,6 +71,7 @@ pub struct Log {
     checkpoint: CheckpointFile,
     cache: Cache,
     damage: Vec<DamagedRange>,
+    producers: Producers,
     unsynced: Unsynced,
     /// The names of its folder, and of the files that every log has, are known to be on the disk.
     is_named: bool,
@@ -124,6 +127,7 @@ impl Log {
             epoch_file: recovered.epoch_file,
             checkpoint: recovered.checkpoint,
             damage: recovered.damage,
+            producers: Producers::default(),
             unsynced: Unsynced::default(),
             is_named: report.clean,
             syncing: None,
@@ -137,6 +141,7 @@ impl Log {
         if !report.clean {
             log.unsynced_after_recovery(recovered.written);
         }
+        log.learn_producers().map_err(|source| OpenError::Io { path: log.dir.to_path_buf(), source })?;
         Ok((log, report))
     }
 
@@ -214,6 +219,7 @@ impl Log {
     /// checkpoint. Cheap; call it whenever it moves.
     pub fn note_high_watermark(&mut self, high_watermark: Offset) {
         self.high_watermark = high_watermark.clamp(self.start, self.end_offset());
+        self.producers.states.committed(self.high_watermark);
     }
 
     /// Writes down the high watermark and the recovery point, and lets the next sync make them durable. Call it every
@@ -298,6 +304,7 @@ impl Log {
             return Ok(());
         }
         let next = Active::create(&*self.disk, &self.dir, self.active.end)?;
+        self.save_producers();
         let sealed = self.active.seal(&*self.disk)?;
         self.unsynced.add_sealed(&sealed, self.active.file.clone());
         self.sealed.push_back(sealed);
@@ -314,7 +321,8 @@ impl Log {
         }
     }
 
-    fn check_appendable(&self) -> Result<(), AppendError> {
+    /// Fails where an append would, as far as that can be told before.
+    pub fn check_appendable(&self) -> Result<(), AppendError> {
         match self.check_open() {
             Ok(()) if self.config.status.is_full() => Err(AppendError::DiskFull),
             Ok(()) => Ok(()),

@@ -114,6 +114,7 @@ impl Log {
     fn set_start(&mut self, start: Offset) -> Result<(), LogError> {
         self.start = start;
         self.high_watermark = self.high_watermark.max(start);
+        self.producers.states.start_moved(start);
         while let Some(first) = self.sealed.front().filter(|sealed| sealed.end <= start) {
             self.condemned.add(first.segment.paths());
             self.sealed.pop_front();

@@ -240,6 +240,7 @@ impl Log {
         }
         let trimmed = self.active.file.truncate(self.active.len);
         self.io(trimmed)?;
+        self.save_producers();
         self.state = State::Closed;
         let [_, offsets, times] = self.active.segment.paths();
         self.unsynced.indexes.extend([offsets, times]);

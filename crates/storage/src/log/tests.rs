@@ -2,6 +2,7 @@
 
 mod append;
 mod damage;
+mod producers;
 mod reading;
 mod recovery;
 mod retention;

@@ -13,7 +13,7 @@ use crate::segment::{Active, Indexer, locate};
 
 impl Log {
     /// Cuts off everything from `offset` on, and the batch that holds it (T1: the caller has `offset` from the leader's
-    /// epochs). Trims the epochs too (T3). Reads from page cache where the cut is; blocks on one small fsync only when
+    /// epochs). Trims the epochs and what is known of producers too (T3). Reads from page cache where the cut is; blocks on one small fsync only when
     /// it goes below the recovery point, that is below the high watermark: after an unclean election.
     pub fn truncate_to(&mut self, offset: Offset) -> Result<(), LogError> {
         self.check_open()?;
@@ -80,7 +80,9 @@ impl Log {
             !range.is_empty()
         });
         let trimmed = self.change_epochs(|epochs| epochs.truncate_from(end), EpochRecord::TruncateFrom(end));
-        self.io(trimmed)
+        self.io(trimmed)?;
+        let learned = self.learn_producers();
+        self.io(learned)
     }
 
     /// Forgets everything and goes on, empty, at `offset`: log start, high watermark and end move there together (T5),
@@ -106,6 +108,8 @@ impl Log {
         let dir: Arc<_> = self.dir.clone();
         let created = Active::create(&*self.disk, &dir, offset);
         self.active = self.io(created)?;
+        let forgotten = self.forget_producers();
+        self.io(forgotten)?;
         (self.start, self.durable, self.high_watermark) = (offset, offset, offset);
         self.syncing = self.syncing.map(|_| Offset::ZERO);
         self.unsynced.dir = true;

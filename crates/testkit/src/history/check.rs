@@ -13,7 +13,7 @@ use super::{Event, Place, RecordId, Timed};
 /// When a record may be stored more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duplicates {
-    /// Never: nothing went wrong, so nothing was sent twice.
+    /// Never: the producers number their batches (P3), or nothing went wrong, so that nothing was sent twice.
     Forbidden,
     /// At least once: a producer sends again after a fault. Allowed for records whose send ended in `Unknown`, or was
     /// acknowledged after a fault and no more than this after the last one.
@@ -31,13 +31,20 @@ pub struct Rules {
 }
 
 impl Default for Rules {
-    /// `acks=all`, duplicates up to 15 s after a fault.
+    /// `acks=all` at least once: duplicates up to 15 s after a fault.
     fn default() -> Self {
         Self {
             duplicates: Duplicates::AfterFault { settle: Duration::from_secs(15) },
             acknowledged_stays: true,
             starts: BTreeMap::new(),
         }
+    }
+}
+
+impl Rules {
+    /// `acks=all` with idempotence, the producer's default: no duplicate, whatever goes wrong.
+    pub fn idempotent() -> Self {
+        Self { duplicates: Duplicates::Forbidden, ..Self::default() }
     }
 }
 
@@ -233,6 +240,8 @@ impl<'a> Checker<'a> {
                 self.skipped(*reader, place, *from, *to);
             }
             Event::Fault { .. } => self.faults.push(timed.at),
+            // Groups have a check of their own.
+            Event::Assigned { .. } | Event::Released { .. } | Event::MemberGone { .. } | Event::Committed { .. } => {}
         }
     }
 

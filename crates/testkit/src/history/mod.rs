@@ -3,7 +3,10 @@
 //! A history holds no content: a record is its [`RecordId`], which travels inside of it, and a checksum. It can be
 //! written as JSON lines, so that two runs can be compared and a failed one be read.
 
+mod atomic;
 mod check;
+mod exactly_once;
+mod ownership;
 mod payload;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +16,10 @@ use highwater_types::{Offset, PartitionId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub use atomic::{AtomicityViolation, Told, Transacted, check_atomicity};
 pub use check::{Duplicates, Report, Rules, Violation, check};
+pub use exactly_once::{PipelineViolation, check_exactly_once};
+pub use ownership::{OwnershipViolation, check_ownership};
 pub use payload::{checksum, payload, record_id};
 
 /// Names a record over the whole history: the `number`-th that `writer` sent.
@@ -64,6 +70,14 @@ pub enum Event {
     Read { reader: u32, place: Place, offset: Offset, id: Option<RecordId>, checksum: u32 },
     /// A reader has read everything of `place` from `from` (inclusive) to `to` (exclusive).
     ReadWhole { reader: u32, place: Place, from: Offset, to: Offset },
+    /// A member of a group was given the partition. Members are numbered over the whole history, each life its own number.
+    Assigned { group: Arc<str>, member: u32, place: Place },
+    /// The member gave it back, or heard that it has lost it.
+    Released { group: Arc<str>, member: u32, place: Place },
+    /// The member was killed or paused: what it had may go to others without its knowing.
+    MemberGone { member: u32 },
+    /// The coordinator took the offset. `began`: when the member asked for it.
+    Committed { group: Arc<str>, member: u32, place: Place, offset: Offset, began: Duration },
     /// Something was broken on purpose, or repaired.
     Fault { what: String },
 }
@@ -104,6 +118,11 @@ impl History {
     /// For who stands outside of the simulated time in which the history runs. Times must not go back.
     pub fn record_at(&self, at: Duration, event: Event) {
         self.lock().push(Timed { at, event });
+    }
+
+    /// How long the history has run.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     pub fn fault(&self, what: impl Into<String>) {

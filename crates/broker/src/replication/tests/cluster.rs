@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use highwater_metadata::{BrokerState, ClusterImage, Endpoint, PartitionState, Record, TopicState};
 use highwater_record::{BatchBuilder, Compression};
 use highwater_replication::ProposalOutcome;
-use highwater_seams::Seams;
+use highwater_seams::{Entropy, Seams};
 use highwater_storage::ReadPlan;
 use highwater_storage::sim::SimDisk;
 use highwater_types::*;
@@ -32,8 +33,25 @@ pub(super) struct Node {
     pub core: Arc<Core>,
     pub disk: SimDisk,
     pub port: u16,
+    /// How often its fetchers drew the length of a pause: once for each entry that was refused, and for each lost stream.
+    pub pauses: Arc<Pauses>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+#[derive(Default)]
+pub(super) struct Pauses(AtomicU64);
+
+impl Pauses {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Entropy for Pauses {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// `image` is what the controller has decided; who has seen it is up to the test.
@@ -77,9 +95,10 @@ impl Cluster {
             .add_service(ReplicationService::new(core.clone(), tasks.clone()));
         drop(server::serve(listener, routes, &core.config.limits, stop.clone()));
         tasks::start_without_cluster(&tasks, &core);
+        let pauses = Arc::new(Pauses::default());
         let outside = Outside {
             peers: Peers::new(Arc::clone(&seams.net)),
-            entropy: Arc::clone(&seams.entropy),
+            entropy: pauses.clone(),
             broker_epoch: Box::new(move || epoch_of(id)),
         };
         replication::start(&tasks, &core, Arc::new(outside), following);
@@ -93,7 +112,7 @@ impl Cluster {
             }
         });
         self.seeing.lock().unwrap().insert(id, Arc::clone(&core));
-        self.nodes.insert(id, Node { core, disk, port, tasks, stop });
+        self.nodes.insert(id, Node { core, disk, port, pauses, tasks, stop });
         let endpoint = Endpoint::new("127.0.0.1", port);
         let broker = BrokerState {
             id: BrokerId::new(id),
@@ -205,7 +224,7 @@ impl Cluster {
     ) -> mpsc::UnboundedReceiver<ProduceAnswer> {
         let (answers, taken) = mpsc::unbounded_channel();
         let to = ProduceTo { partition: tp, leader_epoch: LeaderEpoch::NONE, records: batch };
-        let request = ProduceRequest { token: 0, acks, partitions: vec![to] };
+        let request = ProduceRequest { token: 0, acks, transactional_id: None, partitions: vec![to] };
         self.nodes[&id].core.partitions.produce(request, 64 << 20, None, &answers);
         taken
     }
@@ -239,6 +258,7 @@ impl Cluster {
             offset: Offset::new(offset),
             leader_epoch: LeaderEpoch::NONE,
             last_fetched_epoch: LeaderEpoch::NONE,
+            isolation: highwater_types::IsolationLevel::ReadUncommitted,
             max_bytes: 1 << 20,
         };
         let read = self.partition(id, tp).fetch(&from, 1 << 20, true, None);

@@ -1,5 +1,6 @@
 //! From leader to follower and back, through failovers, restarts and faults.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_storage::sim::{SimDisk, SimLatency};
@@ -207,7 +208,9 @@ async fn a_follower_that_hears_of_a_topic_before_its_leader_asks_until_the_leade
     cluster.blind(1);
     let topic = cluster.topic(4, &[1, 2], &[]).await;
     eventually(|| cluster.nodes[&2].core.partitions.find(tp(topic, 3)).is_ok()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // More refusals than partitions: at least one was asked for again.
+    let pauses = Arc::clone(&cluster.nodes[&2].pauses);
+    eventually(|| pauses.count() > 4).await;
     cluster.see(1).await;
     for p in 0..4 {
         cluster.commit(1, tp(topic, p), batch(&["a"])).await;

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use highwater_client::{Acks, Compression, Producer, ProducerConfig, ProducerRecord, TopicRef};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::place::Bench;
@@ -19,8 +19,9 @@ use crate::failure::{Failure, Outcome};
 
 /// So many latencies a second are enough to tell the 99.9th percentile; more would measure the measuring.
 const SAMPLES_PER_SECOND: u64 = 20_000;
-/// How often a sender at a fixed rate looks for what is due.
-const TICK: Duration = Duration::from_micros(500);
+/// How often a sender at a fixed rate looks for what is due. Finer than the runtime's timers, which know whole milliseconds
+/// only: what they are late would be measured as latency of the cluster.
+const TICK: Duration = Duration::from_micros(200);
 
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
@@ -42,6 +43,9 @@ pub struct LoadArgs {
     /// Codec of the batches: none, gzip, snappy, lz4 or zstd.
     #[arg(long, short = 'z', default_value = "none")]
     pub compression: Compression,
+    /// Send without numbers, so that retries can leave duplicates: to see what the numbers cost.
+    #[arg(long)]
+    pub no_idempotence: bool,
     /// Bytes at which a batch is sent. [default: the client's]
     #[arg(long, value_name = "BYTES")]
     pub batch_bytes: Option<usize>,
@@ -88,6 +92,9 @@ struct Shared {
 impl LoadArgs {
     pub fn producer(&self, bench: &Bench) -> Outcome<Producer> {
         let mut config = ProducerConfig { acks: self.acks, compression: self.compression, ..ProducerConfig::default() };
+        if self.no_idempotence {
+            config.idempotence = Some(false);
+        }
         config.batch_bytes = self.batch_bytes.unwrap_or(config.batch_bytes);
         config.in_flight_max = self.in_flight.unwrap_or(config.in_flight_max);
         if let Some(ms) = self.linger_ms {
@@ -157,8 +164,7 @@ impl Sender {
         let interval = Duration::from_secs_f64(f64::from(self.args.producers) / rate as f64);
         let every = (rate / SAMPLES_PER_SECOND).max(1);
         let start = Instant::now() + interval.mul_f64(f64::from(self.index) / f64::from(self.args.producers));
-        let mut ticks = tokio::time::interval(TICK.min(interval));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let ticks = ticker(interval.max(TICK));
         let mut number = 0;
         loop {
             let now = Instant::now();
@@ -173,7 +179,7 @@ impl Sender {
                 self.send(number, due, shared, samples, every).await?;
                 number += 1;
             }
-            ticks.tick().await;
+            ticks.notified().await;
         }
     }
 
@@ -209,6 +215,20 @@ impl Sender {
         }
         Ok(())
     }
+}
+
+/// Notifies at a steady pace, from a thread of its own, until it is dropped.
+fn ticker(period: Duration) -> Arc<Notify> {
+    let ticks = Arc::new(Notify::new());
+    let ticking = Arc::downgrade(&ticks);
+    std::thread::spawn(move || {
+        while let Some(ticks) = ticking.upgrade() {
+            ticks.notify_one();
+            drop(ticks);
+            std::thread::sleep(period);
+        }
+    });
+    ticks
 }
 
 type Samples = mpsc::UnboundedSender<(Instant, highwater_client::Delivery)>;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Stage;
+use super::group::{Grouped, MEMBERS};
 use super::input::Input;
 use super::stream::Streamed;
+use super::transaction::Transacted;
 use super::verify::Verified;
 use crate::failure::Outcome;
 use crate::output::{facts, line, list, thousands};
@@ -68,15 +70,41 @@ pub fn print(stage: &Stage, input: &Input, streamed: &Streamed, verified: &Verif
             (
                 "verified",
                 match verified.kept() {
-                    true => format!(
-                        "every acknowledged record came back unchanged, in order by key; none lost{}",
-                        match report.duplicated {
-                            0 => String::new(),
-                            some => format!("; {some} twice, as sent again after the kill (at least once)"),
-                        }
-                    ),
+                    true =>
+                        "every acknowledged record came back once, unchanged, in order by key; none lost".to_owned(),
                     false => "NO: see below".to_owned(),
                 },
+            ),
+        ])
+    ))
+}
+
+pub fn print_second_act(stage: &Stage, grouped: &Grouped, transacted: &Transacted) -> Outcome {
+    line(format!(
+        "\n{}",
+        facts(&[
+            (
+                "group",
+                format!(
+                    "{MEMBERS} members, one killed (kill -9) half way; its partitions ({}) went on at others after {:.1} s",
+                    list(&grouped.partitions),
+                    grouped.taken_over.as_secs_f64()
+                ),
+            ),
+            (
+                "counted",
+                format!(
+                    "{} records once each, in order by partition; {} handed out again, as they were not committed",
+                    thousands(grouped.records),
+                    thousands(grouped.again)
+                ),
+            ),
+            (
+                "transactions",
+                format!(
+                    "one aborted, one committed, over {} partitions; a read_committed reader found {} of {} records",
+                    transacted.partitions, transacted.committed, transacted.all
+                ),
             ),
             ("in all", format!("{:.1} s", stage.began.elapsed().as_secs_f64())),
         ])

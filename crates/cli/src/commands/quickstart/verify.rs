@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use highwater_client::{ConsumerConfig, ConsumerRecord, Offset, OffsetAt, PartitionId, StartAt};
 use highwater_testkit::RecordId;
-use highwater_testkit::history::{Duplicates, Event, Place, Report, Rules, check, checksum};
+use highwater_testkit::history::{Event, Place, Report, Rules, check, checksum};
 
 use super::input::Input;
 use super::stream::LINE_HEADER;
@@ -67,9 +67,7 @@ impl Stage {
             let place = Place { topic: Arc::clone(&topic), partition };
             self.history.record(Event::ReadWhole { reader: 0, place, from: Offset::ZERO, to });
         }
-        // What is sent again after the kill may be there twice: that is what "at least once" means.
-        let duplicates = Duplicates::AfterFault { settle: Duration::from_secs(60) };
-        let report = check(&self.history.events(), &Rules { duplicates, ..Rules::default() });
+        let report = check(&self.history.events(), &Rules::idempotent());
         let bytes =
             |it: &ConsumerRecord| it.value.as_ref().map_or(0, Bytes::len) + it.key.as_ref().map_or(0, Bytes::len);
         Ok(Verified {

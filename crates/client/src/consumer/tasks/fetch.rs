@@ -17,8 +17,10 @@ use tonic::{Response, Status, Streaming};
 use v1::data_client::DataClient;
 
 use crate::backoff::Backoff;
+use crate::consumer::aborted::Aborted;
 use crate::consumer::assignment::Asked;
 use crate::consumer::shared::Shared;
+use crate::offsets;
 
 /// How much longer than the longest wait at the broker an answer may take.
 const ANSWER_GRACE: Duration = Duration::from_secs(10);
@@ -113,12 +115,13 @@ impl Fetcher {
             max_bytes: config.partition_bytes_max,
         };
         let request = v1::FetchRequest {
+            isolation_level: offsets::isolation_to_wire(config.isolation),
             request_id: self.next_request,
             max_wait_ms: u32::try_from(config.fetch_wait_max.as_millis()).unwrap_or(u32::MAX),
             min_bytes: config.fetch_bytes_min,
             max_bytes: config.fetch_bytes_max,
             partitions: asked.iter().map(partition).collect(),
-            rack: String::new(),
+            rack: config.rack.clone().unwrap_or_default(),
         };
         let deadline = now + config.fetch_wait_max + ANSWER_GRACE;
         self.open.insert(self.next_request, Open { deadline, asked });
@@ -175,7 +178,8 @@ impl Fetcher {
                     news |= !error.retriable;
                     hints.push((asked.id, error));
                 } else if !result.records.is_empty() {
-                    news |= assignment.take_in(asked, result.records, now, entropy);
+                    let aborted = Aborted::new(&result.aborted);
+                    news |= assignment.take_in(asked, result.records, aborted, now, entropy);
                 }
             }
         }

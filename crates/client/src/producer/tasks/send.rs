@@ -165,6 +165,7 @@ impl Sender {
             message: format!("the address of broker {} is not known", self.broker).into(),
             outcome: Outcome::NotApplied,
             retriable: true,
+            answered: false,
         };
         for out in outgoing {
             self.shared.attempt_failed(out.place, out.batches, &failure);
@@ -179,6 +180,7 @@ impl Sender {
         let left = deadlines.max().map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(now));
         let wait = config.request_timeout.min(left).max(Duration::from_millis(1));
         let mut request = v1::ProduceRequest {
+            transactional_id: self.shared.transactional_id.clone(),
             request_id: self.next_request,
             acks: v1::Acks::from(config.acks).into(),
             timeout_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
@@ -255,6 +257,9 @@ impl Sender {
 
     fn partition_answered(&self, part: Part, result: &v1::ProducePartitionResult) {
         if let Some(error) = &result.error {
+            if code_of(error) == ErrorCode::DuplicateSequence && part.batches.iter().all(|b| b.number.is_some()) {
+                return self.found_stored(part, error);
+            }
             self.shared.attempt_failed(part.place, part.batches, &attempt_failure(error));
             // After that: news of another leader ends the wait before the next attempt.
             self.shared.client.note_leader(part.id, error);
@@ -268,6 +273,18 @@ impl Sender {
             Acknowledged { base_offset, append_time }
         };
         self.acknowledged(part, at);
+    }
+
+    /// The leader has it, too long to know where.
+    fn found_stored(&self, part: Part, error: &v1::Error) {
+        if part.batches.len() == 1 {
+            let message = &*error.message;
+            tracing::debug!(partition = ?part.id, message, "a batch that was sent again is stored, at an unknown offset");
+            return self.acknowledged(part, |_| Acknowledged { base_offset: None, append_time: None });
+        }
+        // Of which of them is that true? Each is asked for alone.
+        let failure = AttemptFailure { outcome: Outcome::Unknown, retriable: true, ..attempt_failure(error) };
+        self.shared.attempt_failed(part.place, part.batches, &failure);
     }
 
     fn acknowledged(&self, part: Part, mut at: impl FnMut(&Batch) -> Acknowledged) {
@@ -294,6 +311,10 @@ impl Sender {
 
     /// The stream ended: what the transport had taken may be in the log, the rest is not.
     fn broke(&mut self, status: &Status) {
+        if let Some(stream) = &self.stream {
+            // From here on nothing more is taken, and what was not taken never will be.
+            stream.outbox.abort();
+        }
         self.taken();
         let error = error_from_status(status);
         let taken = self.stream.as_ref().map_or(0, |stream| stream.outbox.taken());
@@ -309,6 +330,7 @@ impl Sender {
                 outcome: if was_sent { Outcome::Unknown } else { Outcome::NotApplied },
                 // But for a server that has no such service, another attempt or another leader may do.
                 retriable: code_of(&error) != ErrorCode::Unsupported,
+                answered: false,
             };
             for part in request.parts {
                 self.shared.attempt_failed(part.place, part.batches, &failure);
@@ -323,23 +345,39 @@ impl Sender {
             let waited = self.shared.config.request_timeout;
             return self.broke(&Status::deadline_exceeded(format!("no answer within {waited:?}")));
         }
-        let taken = self.stream.as_ref().map_or(0, |stream| stream.outbox.taken());
         let deposed = AttemptFailure {
             code: ErrorCode::NotLeader,
             message: format!("broker {} does not lead the partition any more, and did not answer", self.broker).into(),
             outcome: Outcome::Unknown,
             retriable: true,
+            answered: false,
         };
         for request in &mut self.in_flight {
             let given_up = request.parts.extract_if(.., |part| part.give_up_at.is_some_and(|at| at <= now));
             for part in given_up {
                 self.shared.attempt_failed(part.place, part.batches, &deposed);
             }
-            for batch in request.parts.iter_mut().flat_map(|part| &mut part.batches) {
-                if batch.deadline <= now && !batch.completion.is_settled() {
-                    batch.maybe_applied |= request.request <= taken;
-                    self.shared.settle_early(batch, Err(expired(batch, None)));
+            let is_due = |batch: &Batch| batch.deadline <= now && !batch.completion.is_settled();
+            if !request.parts.iter().flat_map(|part| &part.batches).any(is_due) {
+                continue;
+            }
+            if self.stream.as_ref().is_some_and(|stream| stream.outbox.retract(request.request)) {
+                let unsent = AttemptFailure {
+                    code: ErrorCode::Unavailable,
+                    message: format!("the connection to broker {} takes nothing", self.broker).into(),
+                    outcome: Outcome::NotApplied,
+                    retriable: true,
+                    answered: false,
+                };
+                for part in request.parts.drain(..) {
+                    self.shared.attempt_failed(part.place, part.batches, &unsent);
                 }
+                continue;
+            }
+            for batch in request.parts.iter_mut().flat_map(|part| &mut part.batches).filter(|batch| is_due(batch)) {
+                // On its way: it may yet be written.
+                batch.maybe_applied = true;
+                self.shared.settle_early(batch, Err(expired(batch, None)));
             }
         }
         self.in_flight.retain(|request| !request.parts.is_empty());
@@ -368,8 +406,8 @@ impl InFlight {
 fn build(shared: &Shared, out: Outgoing) -> Option<(Part, Vec<bytes::Bytes>)> {
     let mut payload = Vec::with_capacity(out.batches.len());
     let mut batches = Vec::with_capacity(out.batches.len());
-    let mut refused = Vec::new();
-    for mut batch in out.batches {
+    let mut rest = out.batches.into_iter();
+    while let Some(mut batch) = rest.next() {
         match batch.bytes() {
             Ok(bytes) => {
                 batch.attempts += 1;
@@ -378,11 +416,12 @@ fn build(shared: &Shared, out: Outgoing) -> Option<(Part, Vec<bytes::Bytes>)> {
             }
             Err(error) => {
                 let failure = batch.failure(error.code(), error.to_string(), Outcome::NotApplied);
-                refused.push((batch, Err(failure)));
+                shared.lock().not_built(out.place, &batch, rest.collect());
+                shared.settle(vec![(batch, Err(failure))]);
+                break;
             }
         }
     }
-    shared.settle(refused);
     if batches.is_empty() {
         shared.lock().succeeded(out.place);
         return None;
@@ -393,7 +432,8 @@ fn build(shared: &Shared, out: Outgoing) -> Option<(Part, Vec<bytes::Bytes>)> {
 
 fn attempt_failure(error: &v1::Error) -> AttemptFailure {
     let outcome = if error.outcome_unknown { Outcome::Unknown } else { Outcome::NotApplied };
-    AttemptFailure { code: code_of(error), message: error.message.as_str().into(), outcome, retriable: error.retriable }
+    let (code, message) = (code_of(error), error.message.as_str().into());
+    AttemptFailure { code, message, outcome, retriable: error.retriable, answered: true }
 }
 
 /// What the stream brings next; never, without one. Dropping this loses nothing.

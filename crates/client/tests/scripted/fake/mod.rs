@@ -1,6 +1,8 @@
 //! A cluster of brokers made up for tests: real gRPC over loopback, one log per partition, and a script for what goes
 //! wrong. It follows the .proto, not the broker's code.
 
+mod coordinator;
+pub mod group;
 pub mod log;
 mod services;
 
@@ -15,7 +17,10 @@ use highwater_types::ErrorCode;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use coordinator::Coordination;
 use log::FakeLog;
+
+pub use coordinator::OnCall;
 
 /// What a broker does with the next produce request.
 #[derive(Debug, Clone)]
@@ -60,6 +65,8 @@ pub struct State {
     pub on_fetch: VecDeque<OnFetch>,
     /// Answers of the Admin service, first to last; then it succeeds.
     pub on_admin: VecDeque<v1::Error>,
+    /// Groups, transactions, producer ids.
+    pub coordination: Coordination,
     /// Each request, with the broker that got it.
     pub produced: Vec<(u32, v1::ProduceRequest)>,
     pub fetched: Vec<(u32, v1::FetchRequest)>,

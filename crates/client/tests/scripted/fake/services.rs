@@ -13,6 +13,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 use v1::admin_server::{Admin, AdminServer};
+use v1::coordinator_server::CoordinatorServer;
 use v1::data_server::{Data, DataServer};
 use v1::list_offsets_partition::At;
 use v1::metadata_server::{Metadata, MetadataServer};
@@ -22,9 +23,9 @@ use super::{CLUSTER, Fake, OnFetch, OnProduce, error};
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
-struct Broker {
-    fake: Arc<Fake>,
-    id: u32,
+pub(super) struct Broker {
+    pub fake: Arc<Fake>,
+    pub id: u32,
 }
 
 pub fn router(fake: Arc<Fake>, id: u32) -> Router {
@@ -32,6 +33,7 @@ pub fn router(fake: Arc<Fake>, id: u32) -> Router {
     Server::builder()
         .add_service(MetadataServer::new(broker.clone()))
         .add_service(DataServer::new(broker.clone()).max_decoding_message_size(128 << 20))
+        .add_service(CoordinatorServer::new(broker.clone()))
         .add_service(AdminServer::new(broker))
 }
 
@@ -59,7 +61,7 @@ impl Broker {
     }
 
     /// Why this broker can't serve the partition, if so.
-    fn refusal(&self, topic_id: &[u8], partition: u32, epoch: i32) -> Option<v1::Error> {
+    pub(super) fn refusal(&self, topic_id: &[u8], partition: u32, epoch: i32) -> Option<v1::Error> {
         let state = self.fake.lock();
         let Some(topic) = state.topics.values().find(|topic| topic.topic_id == topic_id) else {
             return Some(error(ErrorCode::UnknownTopicId));
@@ -93,7 +95,10 @@ impl Broker {
                 let mut state = self.fake.lock();
                 let log = state.logs.entry((partition.topic_id.to_vec(), partition.partition)).or_default();
                 log.epoch = partition.leader_epoch;
-                result.base_offset = log.append(&partition.records);
+                match log.append_checked(&partition.records) {
+                    Ok(base) => result.base_offset = base,
+                    Err(code) => result.error = Some(error(code)),
+                }
             }
             result
         };
@@ -175,6 +180,11 @@ impl Broker {
                         *last ^= 1;
                     }
                     result.records = bytes.into();
+                    if request.isolation_level == i32::from(v1::IsolationLevel::ReadCommitted) {
+                        let aborted = log.aborted_from(partition.fetch_offset).into_iter();
+                        let one = |(producer_id, first_offset)| v1::AbortedTransaction { producer_id, first_offset };
+                        result.aborted = aborted.map(one).collect();
+                    }
                 }
             }
             if result.error.is_some() || !result.records.is_empty() {

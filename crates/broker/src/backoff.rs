@@ -6,22 +6,22 @@ use highwater_seams::Entropy;
 
 /// The pause after a failure, from `first` on doubling up to `most`, each between a half and the whole of it.
 #[derive(Debug, Clone)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     most: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) const fn new(first: Duration, most: Duration) -> Self {
+    pub(crate) const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, failures: 0 }
     }
 
-    pub(super) const fn reset(&mut self) {
+    pub(crate) const fn reset(&mut self) {
         self.failures = 0;
     }
 
-    pub(super) fn next(&mut self, entropy: &dyn Entropy) -> Duration {
+    pub(crate) fn next(&mut self, entropy: &dyn Entropy) -> Duration {
         let pause = self.first.saturating_mul(1 << self.failures.min(16)).min(self.most);
         self.failures += 1;
         let half = pause / 2;

@@ -1,0 +1,31 @@
+//! The group coordinator: members and their partitions (KIP-848), and committed offsets.
+//!
+//! A group has an epoch, which grows with every change of members, subscriptions or topics; for each the coordinator makes a
+//! target assignment; members reach it step by step: they give up what is not theirs any more, and are given what nobody has.
+//!
+//! **Invariants** (P5)
+//! - A partition is given to a member only when no other has it or has yet to say that it let go of it.
+//! - A commit counts only from who has the partition in its present epoch, or has kept it since an earlier one (T40).
+//! - What the group has committed within a transaction is in force once that commits, and not before (T37).
+
+mod error;
+mod offsets;
+mod reconcile;
+mod record;
+mod request;
+mod shard;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+pub use request::{
+    CommittedOffset, DescribedGroup, DescribedMember, GroupConfig, Heartbeat, HeartbeatAnswer, ListedGroup,
+    OffsetCommit, OffsetsInTransaction, Request, Response,
+};
+pub use shard::GroupShard;
+pub use state::Subscription;
+
+/// A group asks its driver for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {}

@@ -1,0 +1,555 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use highwater_types::*;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{CoordinatorRecord, EndMarker, Now, ProducerIdentity, Shard, Token, TopicInfo, Topics};
+
+/// A shard with its log, driven as the runtime drives it.
+struct World {
+    shard: GroupShard,
+    log: Vec<(Option<ProducerIdentity>, LogEntry)>,
+    now: Now,
+    topics: Topics,
+    tokens: u64,
+}
+
+#[derive(Clone)]
+enum LogEntry {
+    Record(CoordinatorRecord),
+    Marker(EndMarker),
+}
+
+fn topics(counts: &[u32]) -> Topics {
+    Topics::new(counts.iter().enumerate().map(|(n, count)| {
+        let name = TopicName::new(format!("topic-{n}")).unwrap();
+        (TopicId::from_u128(n as u128 + 1), TopicInfo { name, racks: vec![Vec::new(); *count as usize] })
+    }))
+}
+
+fn tp(topic: u128, partition: u32) -> TopicPartition {
+    TopicPartition::new(TopicId::from_u128(topic), PartitionId::new(partition))
+}
+
+fn group() -> GroupId {
+    GroupId::new("g").unwrap()
+}
+
+fn id(number: usize) -> MemberId {
+    MemberId::new(format!("m{number}")).unwrap()
+}
+
+fn beat(number: usize, epoch: i32) -> Heartbeat {
+    Heartbeat {
+        group: group(),
+        member: id(number),
+        epoch: MemberEpoch::new(epoch),
+        instance: None,
+        rack: None,
+        rebalance_timeout: None,
+        subscription: None,
+        assignor: None,
+        owned: None,
+        client_id: "c".to_owned(),
+        client_host: "h".to_owned(),
+    }
+}
+
+fn joining(number: usize) -> Heartbeat {
+    let topics = ["topic-0", "topic-1"].map(str::to_owned).into();
+    let subscription = Some(Subscription { topics, pattern: String::new() });
+    Heartbeat { subscription, owned: Some(BTreeSet::new()), ..beat(number, 0) }
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            shard: GroupShard::new(GroupConfig::default()),
+            log: Vec::new(),
+            now: Now { elapsed: Duration::ZERO, wall: TimestampMs::new(1_000_000) },
+            topics: topics(&[6, 0]),
+            tokens: 0,
+        };
+        world.load();
+        world
+    }
+
+    fn append(&mut self, write: Option<crate::Write>) {
+        for record in write.iter().flat_map(|write| &write.records) {
+            let transaction_of = write.as_ref().and_then(|write| write.transaction_of);
+            self.shard.replay(Offset::ZERO, transaction_of, record).unwrap();
+            self.log.push((transaction_of, LogEntry::Record(record.clone())));
+        }
+        assert_eq!(self.replayed().groups(), self.shard.groups(), "live state is replayed state");
+    }
+
+    fn replayed(&self) -> GroupShard {
+        let mut shard = GroupShard::new(GroupConfig::default());
+        for (transaction_of, entry) in &self.log {
+            match entry {
+                LogEntry::Record(record) => shard.replay(Offset::ZERO, *transaction_of, record).unwrap(),
+                LogEntry::Marker(marker) => shard.replay_marker(Offset::ZERO, *marker),
+            }
+        }
+        shard
+    }
+
+    /// The coordinator moves.
+    fn load(&mut self) {
+        self.shard = self.replayed();
+        let effects = self.shard.loaded(self.now, LeaderEpoch::FIRST, &self.topics);
+        self.append(effects.write);
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Response, Error> {
+        self.tokens += 1;
+        let effects = self.shard.handle(self.now, Token(self.tokens), request);
+        self.append(effects.write);
+        let [(token, reply)] = <[_; 1]>::try_from(effects.replies).unwrap();
+        assert_eq!(token, Token(self.tokens));
+        reply
+    }
+
+    fn beat(&mut self, beat: Heartbeat) -> Result<HeartbeatAnswer, Error> {
+        match self.ask(Request::Heartbeat(beat))? {
+            Response::Heartbeat(answer) => Ok(answer),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.elapsed += time;
+        self.now.wall = TimestampMs::new(self.now.wall.get() + time.as_millis() as i64);
+        if self.shard.next_timer().is_some_and(|at| at <= self.now.elapsed) {
+            let effects = self.shard.on_time(self.now);
+            self.append(effects.write);
+        }
+    }
+
+    fn mark(&mut self, producer: ProducerIdentity, commit: bool) {
+        let marker = EndMarker { producer, commit };
+        self.shard.replay_marker(Offset::ZERO, marker);
+        self.log.push((None, LogEntry::Marker(marker)));
+    }
+
+    fn commit(&mut self, member: Option<(MemberId, i32)>, tps: &[TopicPartition], offset: i64) -> Result<(), Error> {
+        self.commit_as(member, tps, offset, None)
+    }
+
+    fn commit_as(
+        &mut self,
+        member: Option<(MemberId, i32)>,
+        tps: &[TopicPartition],
+        offset: i64,
+        transaction: Option<ProducerIdentity>,
+    ) -> Result<(), Error> {
+        let one = |partition: &TopicPartition| OffsetCommit {
+            partition: *partition,
+            offset: Offset::new(offset),
+            leader_epoch: LeaderEpoch::new(3),
+            metadata: "why".to_owned(),
+        };
+        let request = Request::CommitOffsets {
+            group: group(),
+            member: member.map(|(id, epoch)| (id, MemberEpoch::new(epoch))),
+            instance: None,
+            offsets: tps.iter().map(one).collect(),
+            transaction: transaction.map(|producer| OffsetsInTransaction { producer }),
+        };
+        self.ask(request).map(drop)
+    }
+
+    fn committed(&mut self, partition: TopicPartition, require_stable: bool) -> Option<Option<i64>> {
+        let request = Request::FetchOffsets { group: group(), partitions: vec![partition], require_stable };
+        match self.ask(request).unwrap() {
+            Response::Offsets(found) => found[0].1.clone().ok().map(|it| it.map(|it| it.offset.get())),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A member as the client is: it gives up what it should with the next heartbeat.
+struct Client {
+    number: usize,
+    epoch: i32,
+    owned: BTreeSet<TopicPartition>,
+}
+
+impl Client {
+    fn join(world: &mut World, number: usize) -> Self {
+        let answer = world.beat(joining(number)).unwrap();
+        Self { number, epoch: answer.epoch.get(), owned: answer.assignment.unwrap() }
+    }
+
+    fn beat(&mut self, world: &mut World) -> Result<(), Error> {
+        let answer = world.beat(Heartbeat { owned: Some(self.owned.clone()), ..beat(self.number, self.epoch) })?;
+        self.epoch = answer.epoch.get();
+        self.owned = answer.assignment.unwrap();
+        Ok(())
+    }
+}
+
+fn settle(world: &mut World, clients: &mut [&mut Client]) {
+    for _ in 0..4 {
+        clients.iter_mut().for_each(|client| client.beat(world).unwrap());
+    }
+}
+
+#[test]
+fn p5_a_partition_is_given_on_only_when_its_owner_has_let_go() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    assert_eq!(one.owned.len(), 6);
+    let mut two = Client::join(&mut world, 2);
+    assert_eq!(two.owned.len(), 0, "all is the first one's still");
+    two.beat(&mut world).unwrap();
+    assert_eq!(two.owned.len(), 0);
+    one.beat(&mut world).unwrap();
+    assert_eq!(one.owned.len(), 3, "told to give up half");
+    two.beat(&mut world).unwrap();
+    assert_eq!(two.owned.len(), 0, "and has not said that it did");
+    one.beat(&mut world).unwrap();
+    two.beat(&mut world).unwrap();
+    assert_eq!((one.owned.len(), two.owned.len()), (3, 3));
+    assert!(one.owned.is_disjoint(&two.owned));
+    assert_eq!(one.epoch, two.epoch);
+}
+
+#[test]
+fn a_member_that_dies_hands_over_after_its_session_and_one_that_leaves_at_once() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    let mut two = Client::join(&mut world, 2);
+    settle(&mut world, &mut [&mut one, &mut two]);
+    for _ in 0..9 {
+        world.pass(Duration::from_secs(1));
+        one.beat(&mut world).unwrap();
+        assert_eq!(one.owned.len(), 3);
+    }
+    world.pass(Duration::from_secs(1));
+    one.beat(&mut world).unwrap();
+    assert_eq!(one.owned.len(), 6);
+    let fenced = two.beat(&mut world);
+    assert_eq!(fenced.unwrap_err().code(), ErrorCode::UnknownMemberId);
+    let mut three = Client::join(&mut world, 3);
+    settle(&mut world, &mut [&mut one, &mut three]);
+    world.beat(beat(1, -1)).unwrap();
+    three.beat(&mut world).unwrap();
+    assert_eq!(three.owned.len(), 6);
+}
+
+#[test]
+fn one_that_does_not_let_go_is_put_out_after_its_rebalance_timeout() {
+    let mut world = World::new();
+    let slow = Heartbeat { rebalance_timeout: Some(Duration::from_secs(30)), ..joining(1) };
+    let mut one = world.beat(slow).unwrap();
+    let held = one.assignment.clone().unwrap();
+    let mut two = Client::join(&mut world, 2);
+    for second in 0..31 {
+        two.beat(&mut world).unwrap();
+        match world.beat(Heartbeat { owned: Some(held.clone()), ..beat(1, one.epoch.get()) }) {
+            Ok(answer) => one = answer,
+            Err(error) => {
+                assert!(second >= 29, "{second}: {error}");
+                break;
+            }
+        }
+        world.pass(Duration::from_secs(1));
+    }
+    two.beat(&mut world).unwrap();
+    assert_eq!(two.owned.len(), 6);
+}
+
+#[test]
+fn a_static_member_that_returns_in_time_gets_its_own_and_nobody_else_moves() {
+    let mut world = World::new();
+    let instance = |name: &str| Some(InstanceId::new(name).unwrap());
+    let first = world.beat(Heartbeat { instance: instance("a"), ..joining(1) }).unwrap();
+    let mut two = Client::join(&mut world, 2);
+    let mut one = Client { number: 1, epoch: first.epoch.get(), owned: first.assignment.unwrap() };
+    settle(&mut world, &mut [&mut one, &mut two]);
+    let other = world.beat(Heartbeat { instance: instance("a"), ..joining(9) });
+    assert_eq!(other.unwrap_err().code(), ErrorCode::UnreleasedInstanceId);
+    let (had, others, epoch) = (one.owned.clone(), two.owned.clone(), two.epoch);
+    world.beat(Heartbeat { instance: instance("a"), ..beat(1, -2) }).unwrap();
+    world.pass(Duration::from_secs(8));
+    two.beat(&mut world).unwrap();
+    let back = world.beat(Heartbeat { instance: instance("a"), ..joining(3) }).unwrap();
+    assert_eq!((back.assignment.unwrap(), back.epoch.get()), (had, epoch), "its own, and no new epoch");
+    two.beat(&mut world).unwrap();
+    assert_eq!((two.owned.clone(), two.epoch), (others, epoch));
+    // And one that does not return loses them.
+    world.beat(Heartbeat { instance: instance("a"), ..beat(3, -2) }).unwrap();
+    for _ in 0..2 {
+        world.pass(Duration::from_secs(6));
+        two.beat(&mut world).unwrap();
+    }
+    assert_eq!(two.owned.len(), 6);
+}
+
+#[test]
+fn t38_members_have_a_whole_session_after_the_coordinator_has_moved() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    world.pass(Duration::from_secs(9));
+    world.load();
+    world.pass(Duration::from_secs(9));
+    one.beat(&mut world).unwrap();
+    assert_eq!(one.owned.len(), 6);
+}
+
+#[test]
+fn a_heartbeat_whose_answer_was_lost_can_be_repeated_and_older_ones_are_fenced() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    let before = one.epoch;
+    let mut two = Client::join(&mut world, 2);
+    settle(&mut world, &mut [&mut one, &mut two]);
+    let repeated = world.beat(Heartbeat { owned: Some(one.owned.clone()), ..beat(1, before) });
+    assert_eq!(repeated.unwrap().epoch.get(), one.epoch);
+    let more = world.beat(Heartbeat { owned: Some(two.owned.clone()), ..beat(1, before) });
+    assert_eq!(more.unwrap_err().code(), ErrorCode::FencedMemberEpoch);
+    let future = world.beat(beat(1, one.epoch + 5));
+    assert_eq!(future.unwrap_err().code(), ErrorCode::FencedMemberEpoch);
+}
+
+#[test]
+fn topics_that_grow_appear_or_match_a_pattern_are_assigned() {
+    let mut world = World::new();
+    let subscription = Some(Subscription { topics: BTreeSet::new(), pattern: "topic-[02]".to_owned() });
+    let mut one = world.beat(Heartbeat { subscription, ..joining(1) }).unwrap();
+    assert_eq!(one.assignment.as_ref().unwrap().len(), 6);
+    world.topics = topics(&[8, 5, 2]);
+    let effects = world.shard.on_topics(world.now, &world.topics.clone());
+    world.append(effects.write);
+    one = world.beat(beat(1, one.epoch.get())).unwrap();
+    assert_eq!(one.assignment.unwrap().len(), 10, "8 of the one, 2 of the other, none of what does not match");
+    let bad = Some(Subscription { topics: BTreeSet::new(), pattern: "[".to_owned() });
+    let refused = world.beat(Heartbeat { subscription: bad, ..joining(2) });
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::InvalidRegularExpression);
+}
+
+#[test]
+fn t40_commits_are_fenced_by_epoch_but_what_was_kept_counts() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    let old = one.epoch;
+    let mut two = Client::join(&mut world, 2);
+    settle(&mut world, &mut [&mut one, &mut two]);
+    let (kept, gone) = (*one.owned.first().unwrap(), *two.owned.first().unwrap());
+    assert_eq!(world.commit(Some((id(1), one.epoch)), &[kept], 5), Ok(()));
+    assert_eq!(world.commit(Some((id(1), old)), &[kept], 6), Ok(()), "it has had it all the time");
+    for epoch in [old, one.epoch] {
+        let refused = world.commit(Some((id(1), epoch)), &[gone], 7);
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::FencedMemberEpoch, "it is the other's");
+    }
+    assert_eq!(world.committed(gone, false), Some(None));
+    let stranger = world.commit(Some((id(7), 1)), &[kept], 8);
+    assert_eq!(stranger.unwrap_err().code(), ErrorCode::UnknownMemberId);
+    assert!(world.commit(None, &[kept], 9).is_err(), "nobody's, while there are members");
+    assert_eq!(world.committed(kept, false), Some(Some(6)));
+}
+
+#[test]
+fn t37_offsets_of_a_transaction_are_in_force_once_it_commits() {
+    let mut world = World::new();
+    let one = Client::join(&mut world, 1);
+    let at = *one.owned.first().unwrap();
+    let producer = ProducerIdentity { id: ProducerId::new(4), epoch: ProducerEpoch::new(0) };
+    let bumped = ProducerIdentity { epoch: ProducerEpoch::new(1), ..producer };
+    world.commit(Some((id(1), one.epoch)), &[at], 1).unwrap();
+    for (commit, offset, expected) in [(false, 10, 1), (true, 20, 20)] {
+        world.commit_as(Some((id(1), one.epoch)), &[at], offset, Some(producer)).unwrap();
+        assert_eq!(world.committed(at, false), Some(Some(1)), "as before, for now");
+        assert_eq!(world.committed(at, true), None, "unstable");
+        world.load();
+        assert_eq!(world.committed(at, true), None, "also after the coordinator has moved (T36)");
+        world.mark(bumped, commit);
+        assert_eq!(world.committed(at, true), Some(Some(expected)));
+    }
+}
+
+#[test]
+fn t39_a_commit_after_that_of_an_open_transaction_stays_when_that_commits() {
+    let mut world = World::new();
+    let one = Client::join(&mut world, 1);
+    let at = *one.owned.first().unwrap();
+    let producer = ProducerIdentity { id: ProducerId::new(4), epoch: ProducerEpoch::new(0) };
+    world.commit_as(Some((id(1), one.epoch)), &[at], 10, Some(producer)).unwrap();
+    world.commit(Some((id(1), one.epoch)), &[at], 12).unwrap();
+    world.mark(producer, true);
+    assert_eq!(world.committed(at, true), Some(Some(12)));
+}
+
+#[test]
+fn what_an_answer_said_that_was_lost_is_said_again() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    let mut two = Client::join(&mut world, 2);
+    one.beat(&mut world).unwrap();
+    two.beat(&mut world).unwrap();
+    // It lets go, gets the next epoch, and does not hear of it.
+    let before = one.epoch;
+    let lost = world.beat(Heartbeat { owned: Some(one.owned.clone()), ..beat(1, before) }).unwrap();
+    assert!(lost.epoch.get() > before);
+    let again = world.beat(beat(1, before)).unwrap();
+    assert_eq!((again.epoch, again.assignment), (lost.epoch, lost.assignment));
+}
+
+#[test]
+fn t39_offsets_of_an_empty_group_expire_but_not_those_of_an_open_transaction() {
+    let mut world = World::new();
+    let one = Client::join(&mut world, 1);
+    let at: Vec<_> = one.owned.iter().copied().collect();
+    world.commit(Some((id(1), one.epoch)), &at, 1).unwrap();
+    let producer = ProducerIdentity { id: ProducerId::new(4), epoch: ProducerEpoch::new(0) };
+    world.commit_as(Some((id(1), one.epoch)), &at[..1], 2, Some(producer)).unwrap();
+    world.beat(beat(1, -1)).unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    world.pass(day * 6);
+    assert_eq!(world.committed(at[1], false), Some(Some(1)));
+    world.pass(day * 2);
+    assert_eq!(world.committed(at[1], false), Some(None));
+    assert_eq!(world.committed(at[0], false), Some(Some(1)));
+    world.mark(producer, false);
+    world.pass(day);
+    assert!(world.shard.groups().is_empty(), "nothing is left of it");
+}
+
+#[test]
+fn groups_are_listed_described_and_deleted() {
+    let mut world = World::new();
+    assert_eq!(world.ask(Request::DescribeGroup(group())).unwrap_err().code(), ErrorCode::GroupIdNotFound);
+    let one = Client::join(&mut world, 1);
+    let Ok(Response::Group(found)) = world.ask(Request::DescribeGroup(group())) else { panic!() };
+    assert_eq!((found.listed.state, found.members.len(), found.assignor), ("Stable", 1, "uniform"));
+    world.commit(Some((id(1), one.epoch)), &[tp(1, 0)], 4).unwrap();
+    assert_eq!(world.ask(Request::DeleteGroup(group())).unwrap_err().code(), ErrorCode::NonEmptyGroup);
+    let subscribed = world.ask(Request::DeleteOffsets { group: group(), partitions: vec![tp(1, 0)] });
+    assert_eq!(subscribed.unwrap_err().code(), ErrorCode::GroupSubscribedToTopic);
+    world.beat(beat(1, -1)).unwrap();
+    let Ok(Response::Groups(listed)) = world.ask(Request::ListGroups) else { panic!() };
+    assert_eq!(listed, [ListedGroup { group: group(), state: "Empty" }]);
+    world.ask(Request::DeleteGroup(group())).unwrap();
+    assert!(world.shard.groups().is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join(usize),
+    /// With what it has, or (late) with what it had before.
+    Beat(usize),
+    /// Its answer is lost.
+    Lost(usize),
+    Leave(usize),
+    /// It is not heard of any more.
+    Die(usize),
+    Time(u64),
+    Move,
+    Commit(usize),
+    Grow,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let member = 0..4_usize;
+    prop_oneof![
+        3 => member.clone().prop_map(Step::Join),
+        10 => member.clone().prop_map(Step::Beat),
+        2 => member.clone().prop_map(Step::Lost),
+        1 => member.clone().prop_map(Step::Leave),
+        1 => member.clone().prop_map(Step::Die),
+        2 => (1..6_000_u64).prop_map(Step::Time),
+        1 => Just(Step::Move),
+        3 => member.prop_map(Step::Commit),
+        1 => Just(Step::Grow),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// P5, over everything that can happen to members and coordinators. Live state is compared with replayed state at
+    /// each append.
+    #[test]
+    fn p5_no_partition_has_two_owners_and_only_owners_commit(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        let mut clients: BTreeMap<usize, Client> = BTreeMap::new();
+        // Each life of a member has its own id.
+        let mut lives = 0;
+        let mut size = 6;
+        for step in steps {
+            match step {
+                Step::Join(slot) if !clients.contains_key(&slot) => {
+                    lives += 1;
+                    let client = Client::join(&mut world, lives);
+                    clients.insert(slot, client);
+                }
+                Step::Beat(slot) => {
+                    if let Some(client) = clients.get_mut(&slot)
+                        && client.beat(&mut world).is_err()
+                    {
+                        clients.remove(&slot);
+                    }
+                }
+                Step::Lost(slot) => {
+                    if let Some(client) = clients.get(&slot) {
+                        let beat = Heartbeat { owned: Some(client.owned.clone()), ..beat(client.number, client.epoch) };
+                        if world.beat(beat).is_err() {
+                            clients.remove(&slot);
+                        }
+                    }
+                }
+                Step::Leave(slot) => {
+                    if let Some(client) = clients.remove(&slot) {
+                        // It may have been put out already.
+                        let _ = world.beat(beat(client.number, -1));
+                    }
+                }
+                Step::Die(slot) => _ = clients.remove(&slot),
+                Step::Time(ms) => {
+                    world.pass(Duration::from_millis(ms));
+                    // One that was put out must not act as if it were not: it hears of it with its next heartbeat or commit.
+                }
+                Step::Move => world.load(),
+                Step::Commit(slot) => {
+                    if let Some(client) = clients.get(&slot) {
+                        let owned: Vec<_> = client.owned.iter().copied().collect();
+                        let taken = world.commit(Some((id(client.number), client.epoch)), &owned, 1).is_ok();
+                        let known = world.shard.groups().get(&group()).is_some_and(|it| it.group.members.contains_key(&id(client.number)));
+                        prop_assert_eq!(taken, known, "a member commits what it has");
+                    }
+                }
+                Step::Grow => {
+                    size += 1;
+                    world.topics = topics(&[size, 3]);
+                    let effects = world.shard.on_topics(world.now, &world.topics.clone());
+                    world.append(effects.write);
+                }
+                Step::Join(_) => {}
+            }
+            // What members believe to have, of those that the coordinator has not put out.
+            let members: BTreeSet<MemberId> =
+                world.shard.groups().get(&group()).map(|it| it.group.members.keys().cloned().collect()).unwrap_or_default();
+            let mut owners: BTreeMap<TopicPartition, usize> = BTreeMap::new();
+            for client in clients.values().filter(|client| members.contains(&id(client.number))) {
+                for tp in &client.owned {
+                    let other = owners.insert(*tp, client.number);
+                    prop_assert_eq!(other, None, "{} is also member {}'s", tp, client.number);
+                }
+            }
+        }
+        // Whoever is left shares everything.
+        let mut left: Vec<&mut Client> = clients.values_mut().collect();
+        for _ in 0..6 {
+            world.pass(Duration::from_millis(4_000));
+            left.retain_mut(|client| client.beat(&mut world).is_ok());
+        }
+        if !left.is_empty() {
+            let owned: usize = left.iter().map(|client| client.owned.len()).sum();
+            let all: usize = world.topics.iter().map(|(_, topic)| topic.partitions() as usize).sum();
+            prop_assert_eq!(owned, all);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+mod crashes;
+mod driver;
+mod effects;
+mod interleavings;

@@ -1,0 +1,212 @@
+//! Consume, transform, produce, and commit in one transaction: pipelines that can be killed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use highwater_client::{
+    AdminError, Client, ConsumeError, ConsumerConfig, GroupConfig, GroupConsumer, GroupMetadata, IsolationLevel,
+    Offset, OffsetAt, OffsetToCommit, PartitionId, ProducerRecord, StartAt, TransactionError, TransactionalConfig,
+    TransactionalProducer,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::history::{History, Place, RecordId, record_id};
+
+/// Long enough for a broker's death within a transaction, short enough for a test that waits for what a dead one left open.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A running pipeline, on a runtime of its own, so that it can die as a process does.
+pub struct Pipeline {
+    number: u32,
+    history: History,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Pipeline {
+    /// Copies what comes in `from` to `to`, as a member of `group`. Pipelines of the same `number` have the same
+    /// transactional id: a new one fences the one before.
+    ///
+    /// # Panics
+    /// If there is no thread for it.
+    pub fn start(bootstrap: &str, history: &History, number: u32, group: &str, from: &str, to: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(format!("pipeline-{number}"))
+            .enable_all()
+            .build()
+            .expect("a runtime for a pipeline");
+        let (stop, stopping) = watch::channel(false);
+        let work = run(bootstrap.to_owned(), number, group.to_owned(), [from.to_owned(), to.to_owned()], stopping);
+        let task = runtime.spawn(work);
+        Self { number, history: history.clone(), stop, task, runtime }
+    }
+
+    /// Ends after the transaction that is open.
+    ///
+    /// # Panics
+    /// If it did.
+    pub async fn close(self) {
+        self.stop.send_replace(true);
+        let ended = self.task.await;
+        self.runtime.shutdown_background();
+        ended.expect("a pipeline does not panic");
+    }
+
+    /// It is gone from one moment to the next, and leaves open what is open.
+    pub fn kill(self) {
+        self.history.fault(format!("pipeline {} dies", self.number));
+        self.task.abort();
+        self.runtime.shutdown_background();
+    }
+}
+
+async fn run(
+    bootstrap: String,
+    number: u32,
+    group: String,
+    [from, to]: [String; 2],
+    mut stopping: watch::Receiver<bool>,
+) {
+    let client = Client::connect(&bootstrap).await.expect("the cluster is there");
+    let mut config = GroupConfig { auto_commit: false, ..GroupConfig::new(group) };
+    config.consumer.isolation = IsolationLevel::ReadCommitted;
+    config.consumer.poll_records_max = 200;
+    let mut consumer = client.group_consumer(config).expect("the settings of a test's consumer");
+    consumer.subscribe(from.as_str());
+    let mut producer = None;
+    loop {
+        let polled = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => break,
+            polled = consumer.poll(Duration::from_millis(50)) => polled,
+        };
+        let records = match polled {
+            Ok(records) => records,
+            Err(error) if error.is_retriable() => continue,
+            Err(error) => panic!("pipeline {number} can't read on: {error}"),
+        };
+        if records.is_empty() {
+            continue;
+        }
+        let mut begins = BTreeMap::new();
+        for record in &records {
+            begins.entry((record.topic.clone(), record.partition)).or_insert(record.offset);
+        }
+        let done = transact(&client, &mut producer, number, &consumer.group_metadata(), &records, &to).await;
+        if let Err(error) = done {
+            tracing::debug!(number, %error, "again");
+            if error.is_fatal() || matches!(error, TransactionError::Unavailable { .. }) {
+                // Its successor ends what it left open. Whether a commit was decided, the group's offsets will tell.
+                producer = None;
+            }
+            rewind(&mut consumer, begins, &from).await;
+        }
+    }
+    // Its partitions go to others with or without an answer.
+    let _ = consumer.close().await;
+    if let Some(producer) = producer {
+        let _ = producer.close().await;
+    }
+}
+
+async fn transact(
+    client: &Client,
+    producer: &mut Option<TransactionalProducer>,
+    number: u32,
+    group: &GroupMetadata,
+    records: &[highwater_client::ConsumerRecord],
+    to: &str,
+) -> Result<(), TransactionError> {
+    let producer = match producer {
+        Some(producer) => producer,
+        None => {
+            let mut config = TransactionalConfig::new(format!("pipeline-{number}"));
+            config.timeout = TRANSACTION_TIMEOUT;
+            producer.insert(client.transactional_producer(config).await?)
+        }
+    };
+    let transaction = producer.begin().await?;
+    let mut ends = BTreeMap::new();
+    for record in records {
+        let mut output = ProducerRecord::new(to).value(record.value.clone().unwrap_or_default());
+        if let Some(key) = &record.key {
+            output = output.key(key.clone());
+        }
+        // What becomes of it, the commit tells.
+        if let Ok(delivery) = transaction.send(output).await {
+            drop(delivery);
+        }
+        ends.insert((record.topic.clone(), record.partition), OffsetToCommit::after(record));
+    }
+    let offsets: Vec<_> = ends.into_values().collect();
+    match transaction.send_offsets(&offsets, group).await {
+        Ok(()) => transaction.commit().await,
+        Err(error) => transaction.abort().await.and(Err(error)),
+    }
+}
+
+/// Back to where the group is; where it has committed nothing, to where these records began.
+async fn rewind(
+    consumer: &mut GroupConsumer,
+    begins: BTreeMap<(highwater_client::TopicName, PartitionId), Offset>,
+    from: &str,
+) {
+    let partitions: Vec<_> = begins.keys().cloned().collect();
+    loop {
+        let committed = match consumer.committed(&partitions).await {
+            Ok(committed) => committed,
+            // A coordinator that is gone for a while.
+            Err(error) if error.is_retriable() => continue,
+            Err(error) => panic!("the group's offsets can't be read: {error}"),
+        };
+        for (topic, id) in begins.keys() {
+            let at = committed.iter().find(|it| it.topic == *topic && it.partition == *id);
+            let start = at.map_or(StartAt::Beginning, |it| StartAt::Offset(it.position.offset));
+            match consumer.seek(from, *id, start).await {
+                // Another member's by now: it begins where the group is.
+                Ok(()) | Err(ConsumeError::NotAssigned { .. }) => {}
+                Err(error) => panic!("can't go back: {error}"),
+            }
+        }
+        return;
+    }
+}
+
+/// What a `read_committed` reader finds in `topic`, all of it as of now. Waits for transactions that are open.
+pub async fn read_committed(
+    client: &Client,
+    topic: &str,
+    deadline: Duration,
+) -> Result<Vec<(Place, Offset, RecordId)>, AdminError> {
+    let until = Instant::now() + deadline;
+    let ends = client.admin().list_offsets(topic, OffsetAt::Latest).await?;
+    let config = ConsumerConfig { isolation: IsolationLevel::ReadCommitted, ..ConsumerConfig::default() };
+    let mut consumer = client.consumer(config);
+    consumer.assign_topic(topic, StartAt::Beginning).await.expect("the topic is there");
+    let mut found = Vec::new();
+    loop {
+        let behind: Vec<_> = ends
+            .iter()
+            .filter_map(|(id, end)| Some((*id, end.offset?)))
+            .filter(|(id, end)| consumer.position(topic, *id).is_none_or(|position| position.offset < *end))
+            .collect();
+        if behind.is_empty() {
+            return Ok(found);
+        }
+        let polled = timeout_at(until, consumer.poll(Duration::from_millis(100))).await;
+        let Ok(polled) = polled else { panic!("not read within {deadline:?}: {behind:?}") };
+        match polled {
+            Ok(records) => found.extend(records.iter().filter_map(|record| {
+                let id = record.value.as_deref().and_then(record_id)?;
+                Some((Place::new(topic, record.partition.get()), record.offset, id))
+            })),
+            Err(error) if error.is_retriable() => {}
+            Err(error) => panic!("can't read {topic}: {error}"),
+        }
+        assert!(Instant::now() < until, "not read within {deadline:?}: {behind:?}");
+    }
+}
