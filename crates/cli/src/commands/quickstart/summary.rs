@@ -86,9 +86,12 @@ pub fn print_second_act(stage: &Stage, grouped: &Grouped, transacted: &Transacte
             (
                 "group",
                 format!(
-                    "{MEMBERS} members, one killed (kill -9) half way; its partitions ({}) went on at others after {:.1} s",
+                    "{MEMBERS} members, one killed (kill -9) on the way; its partitions ({}) {}",
                     list(&grouped.partitions),
-                    grouped.taken_over.as_secs_f64()
+                    match grouped.taken_over {
+                        Some(after) => format!("went on at others after {:.1} s", after.as_secs_f64()),
+                        None => "had nothing more for others".to_owned(),
+                    }
                 ),
             ),
             (
