@@ -37,11 +37,15 @@ impl Stage {
         let mut producer = self.client.transactional_producer(TransactionalConfig::new("quickstart")).await?;
         for word in ["aborted", "committed"] {
             let transaction = producer.begin().await?;
+            let mut deliveries = Vec::with_capacity(RECORDS);
             for number in 0..RECORDS {
                 let partition = (number % PARTITIONS as usize) as u32;
                 let record = ProducerRecord::new(&topic).partition(partition).value(format!("{word} {number}"));
-                // The end of the transaction waits for it.
-                drop(transaction.send(record).await?);
+                deliveries.push(transaction.send(record).await?);
+            }
+            // An abort drops what has not left yet, and there would be nothing for readers to pass over.
+            for delivery in deliveries {
+                delivery.await?;
             }
             if word == "committed" { transaction.commit().await? } else { transaction.abort().await? }
         }
@@ -53,9 +57,11 @@ impl Stage {
             committed: committed.get("committed").copied().unwrap_or(0),
             all: all.values().sum(),
         };
-        if committed.len() != 1 || found.committed != RECORDS {
+        if committed.len() != 1 || found.committed != RECORDS || found.all != 2 * RECORDS {
             return Err(Failure::verification(format!(
-                "of a committed and an aborted transaction of {RECORDS} records each, a reader of committed records found {committed:?}"
+                "of a committed and an aborted transaction of {RECORDS} records each, a reader of committed records found {committed:?}, \
+                 one of all records {}",
+                found.all
             )));
         }
         Ok(found)

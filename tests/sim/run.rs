@@ -1,0 +1,117 @@
+//! One run of the simulation under one seed.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use highwater_testkit::History;
+use highwater_testkit::history::{Event, Report, Rules};
+use highwater_testkit::transactors::{Done, Transactor};
+
+use crate::faults::Schedule;
+use crate::{cluster, faults, workload};
+
+/// When the writers stop; faults are over before.
+const LOAD: Duration = Duration::from_secs(30);
+/// How long the cluster has to be whole again and give everything back.
+const RECOVERY: Duration = Duration::from_secs(60);
+const WRITERS: u32 = 2;
+const TRANSACTORS: u32 = 2;
+
+pub struct Outcome {
+    pub history: String,
+    pub report: Report,
+    pub ledger: String,
+    pub schedule: Schedule,
+    /// By the simulation's clock.
+    pub lasted: Duration,
+}
+
+/// Runs one seed. In a process of its own, or the same seed will not give the same history: tokio numbers the tasks of a
+/// process from one counter, and drops those of a crashed host in an order that depends on their numbers.
+pub fn run(seed: u64) -> Outcome {
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .simulation_duration(Duration::from_secs(600))
+        .tick_duration(Duration::from_millis(1))
+        .min_message_latency(Duration::from_micros(100))
+        .max_message_latency(Duration::from_millis(3))
+        .tcp_capacity(4096)
+        .build();
+    let hardware = cluster::build(&mut sim, seed);
+    let stop_writing = Rc::new(Cell::new(false));
+    let stop_reading = Rc::new(Cell::new(false));
+    let ready = Rc::new(Cell::new(false));
+    let history: Rc<Cell<Option<History>>> = Rc::default();
+    let ledger: Rc<Cell<String>> = Rc::default();
+
+    sim.client("client", {
+        let (stop_writing, stop_reading) = (Rc::clone(&stop_writing), Rc::clone(&stop_reading));
+        let (ready, kept, told) = (Rc::clone(&ready), Rc::clone(&history), Rc::clone(&ledger));
+        async move {
+            let history = History::new();
+            kept.set(Some(history.clone()));
+            let client = workload::connect(seed, "client", RECOVERY).await?;
+            workload::create_topic(&client, workload::TOPIC, RECOVERY).await?;
+            workload::create_topic(&client, workload::LEDGER, RECOVERY).await?;
+            ready.set(true);
+            let follower = workload::follow(client.clone(), history.clone(), 1, stop_reading.clone());
+            let follower = tokio::task::spawn_local(async move { follower.await.map_err(|e| e.to_string()) });
+            let writers = (0..WRITERS).map(|writer| {
+                let work = workload::write(client.clone(), history.clone(), writer, Rc::clone(&stop_writing));
+                tokio::task::spawn_local(async move { work.await.map_err(|e| e.to_string()) })
+            });
+            let done = Done::default();
+            let transactors: Vec<_> = (1..=TRANSACTORS)
+                .map(|number| Transactor::start(&client, number, workload::LEDGER, workload::PARTITIONS, &done))
+                .collect();
+            for writer in writers.collect::<Vec<_>>() {
+                writer.await??;
+            }
+            for transactor in transactors {
+                transactor.stop().await;
+            }
+            told.replace(workload::check_ledger(&client, &done, RECOVERY).await?);
+            workload::read_whole(&client, &history, 2, RECOVERY).await?;
+            stop_reading.set(true);
+            follower.await??;
+            Ok(())
+        }
+    });
+
+    while !ready.get() {
+        step(&mut sim, seed);
+    }
+    let start = sim.elapsed();
+    let schedule = Schedule::draw(seed, &hardware, start + Duration::from_secs(1), start + LOAD);
+    let mut coming = schedule.0.iter().peekable();
+    loop {
+        while let Some((_, fault)) = coming.next_if(|(at, _)| *at <= sim.elapsed()) {
+            if let Some(history) = take_look(&history) {
+                // The history began with the simulation.
+                history.record_at(sim.elapsed(), Event::Fault { what: format!("{fault:?}") });
+            }
+            faults::apply(&mut sim, &hardware, fault);
+        }
+        if sim.elapsed() >= start + LOAD {
+            stop_writing.set(true);
+        }
+        if step(&mut sim, seed) {
+            break;
+        }
+    }
+    let history = take_look(&history).expect("the client ran");
+    let report = history.assert_keeps(&Rules::idempotent());
+    let lasted = sim.elapsed();
+    Outcome { history: history.to_json_lines(), report, ledger: ledger.take(), schedule, lasted }
+}
+
+fn take_look(cell: &Cell<Option<History>>) -> Option<History> {
+    let history = cell.take();
+    cell.set(history.clone());
+    history
+}
+
+fn step(sim: &mut turmoil::Sim<'_>, seed: u64) -> bool {
+    sim.step().unwrap_or_else(|error| panic!("seed {seed} at {:?}: {error}", sim.elapsed()))
+}
