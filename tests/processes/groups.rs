@@ -7,7 +7,7 @@ use std::time::Duration;
 use highwater_client::GroupConfig;
 use highwater_testkit::RecordId;
 use highwater_testkit::history::{Event, Rules, check_ownership};
-use highwater_testkit::members::Member;
+use highwater_testkit::members::{FIRST_READER, Member};
 
 use crate::common::{Scene, TOPIC, broker};
 
@@ -42,7 +42,7 @@ fn unread(scene: &Scene) -> BTreeSet<RecordId> {
     let read: BTreeSet<RecordId> = events
         .iter()
         .filter_map(|timed| match &timed.event {
-            Event::Read { reader, id, .. } if *reader >= 10_000 => *id,
+            Event::Read { reader, id, .. } if *reader >= FIRST_READER => *id,
             _ => None,
         })
         .collect();

@@ -128,6 +128,8 @@ pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
             advertised: Some((host.clone(), PORT)),
             controllers: voters.values().cloned().collect(),
             data_dirs: vec![PathBuf::from("/data")],
+            // Shorter than the longest fault, so that the living take over from the dead.
+            group_session_timeout_ms: 3_000,
             ..BrokerConfig::default()
         };
         let name = host.clone();

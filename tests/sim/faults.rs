@@ -6,6 +6,7 @@ use highwater_seams::{Entropy, SeededEntropy};
 use highwater_storage::sim::{Crash, SimLatency};
 
 use crate::cluster::Hardware;
+use crate::members;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -78,13 +79,14 @@ pub enum Fault {
 pub struct Schedule(pub Vec<(Duration, Fault)>);
 
 impl Schedule {
-    /// Faults from `start` to `end`, all over by `end`, in two tracks that overlap: nodes and disks, one at a time, so that every
-    /// partition keeps a quorum to be served by; networks and clocks on top of that. Bits flip on one host only: of the
+    /// Faults from `start` to `end`, all over by `end`, in tracks that overlap: nodes and disks, one at a time, so that every
+    /// partition keeps a quorum to be served by; networks and clocks, and members of the group, on top of that. Bits flip on one host only: of the
     /// others' copies it is to be healed.
     pub fn draw(seed: u64, hardware: &Hardware, start: Duration, end: Duration) -> Self {
         let draw = Draw { random: SeededEntropy::new(seed.rotate_left(17)), hardware };
         let mut events = draw.track(start, end, Draw::node_fault);
         events.extend(draw.track(start + Duration::from_secs(2), end, Draw::network_fault));
+        events.extend(draw.track(start, end, Draw::member_fault));
         events.sort_by_key(|(at, _)| *at);
         Self(events)
     }
@@ -150,6 +152,23 @@ impl Draw<'_> {
             _ => {
                 let host = self.broker();
                 vec![(at, Fault::SlowDisk { host: host.clone() }), (until, Fault::FastDisk { host })]
+            }
+        }
+    }
+
+    fn member_fault(&self, at: Duration, until: Duration) -> Events {
+        let (host, broker) = (self.one_of(members::hosts().iter()), self.broker());
+        match self.random.below(4) {
+            0 | 1 => {
+                vec![(at, Fault::Crash { host: host.clone(), power_loss: false }), (until, Fault::Restart { host })]
+            }
+            2 => {
+                let (a, b) = (host, broker);
+                vec![(at, Fault::Cut { a: a.clone(), b: b.clone() }), (until, Fault::Heal { a, b })]
+            }
+            _ => {
+                let (a, b) = (host, broker);
+                vec![(at, Fault::Hold { a: a.clone(), b: b.clone() }), (until, Fault::Release { a, b })]
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod faults;
+mod members;
 mod run;
 mod workload;
 
@@ -12,6 +13,9 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Runs a simulated cluster under faults drawn from seeds, and checks that it kept its promises.
 ///
@@ -31,6 +35,10 @@ struct Args {
     /// Prints the faults too.
     #[arg(long)]
     faults: bool,
+    /// Prints what nodes and clients log, with the simulation's time, on stderr: error, warn, info, debug, trace, or by target
+    /// (highwater_client=debug,highwater_broker=info).
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -51,7 +59,12 @@ fn one(args: &Args) -> std::io::Result<bool> {
     let began = Instant::now();
     // Deep futures of a whole cluster are polled on one stack.
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
-    let Ok(outcome) = thread.spawn(move || run::run(seed))?.join() else {
+    let log = args.log.clone();
+    let running = thread.spawn(move || match log {
+        Some(filter) => tracing::subscriber::with_default(subscriber(&filter), || run::run(seed)),
+        None => run::run(seed),
+    })?;
+    let Ok(outcome) = running.join() else {
         eprintln!("seed {seed} failed; run it again with: highwater-sim --seed {seed} --faults");
         return Ok(false);
     };
@@ -74,6 +87,22 @@ fn one(args: &Args) -> std::io::Result<bool> {
     Ok(outcome.report.acknowledged > 0)
 }
 
+fn subscriber(filter: &str) -> impl tracing::Subscriber + Send + Sync {
+    struct Simulated;
+    impl FormatTime for Simulated {
+        fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+            write!(w, "{:>9.3} s", turmoil::sim_elapsed().unwrap_or_default().as_secs_f64())
+        }
+    }
+    let filter = EnvFilter::new(format!("{filter},turmoil[node]=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(Simulated)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .finish()
+}
+
 fn each_in_its_process(args: &Args) -> std::io::Result<bool> {
     let mut held = true;
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
@@ -81,6 +110,9 @@ fn each_in_its_process(args: &Args) -> std::io::Result<bool> {
         run.args(["--seed", &seed.to_string()]);
         if args.faults {
             run.arg("--faults");
+        }
+        if let Some(filter) = &args.log {
+            run.args(["--log", filter]);
         }
         if let Some(file) = &args.history {
             run.arg("--history").arg(file);

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use highwater_testkit::History;
-use highwater_testkit::history::{Event, Report, Rules};
+use highwater_testkit::history::{Event, Report, Rules, check_ownership};
 use highwater_testkit::transactors::{Done, Transactor};
 
-use crate::faults::Schedule;
+use crate::faults::{Fault, Schedule};
+use crate::members::Members;
 use crate::{cluster, faults, workload};
 
 /// When the writers stop; faults are over before.
@@ -39,23 +40,22 @@ pub fn run(seed: u64) -> Outcome {
         .tcp_capacity(4096)
         .build();
     let hardware = cluster::build(&mut sim, seed);
+    let history = History::timed_by(|| turmoil::sim_elapsed().unwrap_or_default());
+    let members = Members::join(&mut sim, seed, &history);
     let stop_writing = Rc::new(Cell::new(false));
-    let stop_reading = Rc::new(Cell::new(false));
     let ready = Rc::new(Cell::new(false));
-    let history: Rc<Cell<Option<History>>> = Rc::default();
     let ledger: Rc<Cell<String>> = Rc::default();
 
     sim.client("client", {
-        let (stop_writing, stop_reading) = (Rc::clone(&stop_writing), Rc::clone(&stop_reading));
-        let (ready, kept, told) = (Rc::clone(&ready), Rc::clone(&history), Rc::clone(&ledger));
+        let (stop_writing, ready, told) = (Rc::clone(&stop_writing), Rc::clone(&ready), Rc::clone(&ledger));
+        let (history, members) = (history.clone(), members.clone());
         async move {
-            let history = History::new();
-            kept.set(Some(history.clone()));
             let client = workload::connect(seed, "client", RECOVERY).await?;
             workload::create_topic(&client, workload::TOPIC, RECOVERY).await?;
             workload::create_topic(&client, workload::LEDGER, RECOVERY).await?;
             ready.set(true);
-            let follower = workload::follow(client.clone(), history.clone(), 1, stop_reading.clone());
+            let stop_reading = Rc::new(Cell::new(false));
+            let follower = workload::follow(client.clone(), history.clone(), 1, Rc::clone(&stop_reading));
             let follower = tokio::task::spawn_local(async move { follower.await.map_err(|e| e.to_string()) });
             let writers = (0..WRITERS).map(|writer| {
                 let work = workload::write(client.clone(), history.clone(), writer, Rc::clone(&stop_writing));
@@ -75,43 +75,39 @@ pub fn run(seed: u64) -> Outcome {
             workload::read_whole(&client, &history, 2, RECOVERY).await?;
             stop_reading.set(true);
             follower.await??;
+            members.have_read_all(RECOVERY).await?;
             Ok(())
         }
     });
 
     while !ready.get() {
-        step(&mut sim, seed);
+        step(&mut sim, &history);
     }
     let start = sim.elapsed();
     let schedule = Schedule::draw(seed, &hardware, start + Duration::from_secs(1), start + LOAD);
     let mut coming = schedule.0.iter().peekable();
     loop {
         while let Some((_, fault)) = coming.next_if(|(at, _)| *at <= sim.elapsed()) {
-            if let Some(history) = take_look(&history) {
-                // The history began with the simulation.
-                history.record_at(sim.elapsed(), Event::Fault { what: format!("{fault:?}") });
+            history.record_at(sim.elapsed(), Event::Fault { what: format!("{fault:?}") });
+            if let Fault::Crash { host, .. } = fault {
+                members.crashes(host, sim.elapsed());
             }
             faults::apply(&mut sim, &hardware, fault);
         }
         if sim.elapsed() >= start + LOAD {
             stop_writing.set(true);
         }
-        if step(&mut sim, seed) {
+        if step(&mut sim, &history) {
             break;
         }
     }
-    let history = take_look(&history).expect("the client ran");
+    let violations: Vec<String> = check_ownership(&history.events()).iter().map(ToString::to_string).collect();
+    assert!(violations.is_empty(), "{}\n{}", violations.join("\n"), history.left_in_a_file());
     let report = history.assert_keeps(&Rules::idempotent());
     let lasted = sim.elapsed();
     Outcome { history: history.to_json_lines(), report, ledger: ledger.take(), schedule, lasted }
 }
 
-fn take_look(cell: &Cell<Option<History>>) -> Option<History> {
-    let history = cell.take();
-    cell.set(history.clone());
-    history
-}
-
-fn step(sim: &mut turmoil::Sim<'_>, seed: u64) -> bool {
-    sim.step().unwrap_or_else(|error| panic!("seed {seed} at {:?}: {error}", sim.elapsed()))
+fn step(sim: &mut turmoil::Sim<'_>, history: &History) -> bool {
+    sim.step().unwrap_or_else(|error| panic!("at {:?}: {error}; {}", sim.elapsed(), history.left_in_a_file()))
 }

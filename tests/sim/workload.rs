@@ -23,6 +23,8 @@ pub const TOPIC: &str = "orders";
 /// Written in transactions.
 pub const LEDGER: &str = "ledger";
 pub const PARTITIONS: u32 = 3;
+/// How long a client looks for a broker that answers.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 

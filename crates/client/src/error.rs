@@ -270,6 +270,13 @@ impl CommitError {
         Self { group: group.to_owned(), code: ErrorCode::UnknownMemberId, message, outcome: Outcome::NotApplied }
     }
 
+    pub(crate) fn lost(group: &str) -> Self {
+        let message = "the partitions of this consumer went, or may go, to others before the commit was answered: poll, and \
+                       commit what it is then handed";
+        let (code, message) = (ErrorCode::UnknownMemberId, message.to_owned());
+        Self { group: group.to_owned(), code, message, outcome: Outcome::Unknown }
+    }
+
     /// Whether the same commit can succeed later with nobody changing anything.
     pub fn is_retriable(&self) -> bool {
         self.code.is_retriable()

@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 
 use crate::history::{Event, History, Place, checksum, record_id};
 
+/// Readers of a history from here on are members: each of their lives in a group is a reader of its own.
+pub const FIRST_READER: u32 = 10_000;
 /// A commit for about so many records, and at least so often.
 const COMMIT_EVERY: usize = 50;
 const COMMIT_AT_LEAST: Duration = Duration::from_millis(200);
@@ -40,8 +42,11 @@ impl Member {
             .build()
             .expect("a runtime for a member");
         let (stop, stopping) = watch::channel(false);
-        let work = run(bootstrap.to_owned(), history.clone(), number, topic.to_owned(), config, stopping);
-        let task = runtime.spawn(work);
+        let (bootstrap, topic, recorded) = (bootstrap.to_owned(), topic.to_owned(), history.clone());
+        let task = runtime.spawn(async move {
+            let client = Client::connect(&bootstrap).await.expect("the cluster is there");
+            work(&client, recorded, number, &topic, config, stopping).await;
+        });
         Self { number, history: history.clone(), stop, task, runtime }
     }
 
@@ -68,20 +73,23 @@ impl Member {
     }
 }
 
-async fn run(
-    bootstrap: String,
+/// Reads as member `number` until it is told to stop; then it commits what it has read, and leaves.
+///
+/// # Panics
+/// If it can't go on.
+pub async fn work(
+    client: &Client,
     history: History,
     number: u32,
-    topic: String,
+    topic: &str,
     config: GroupConfig,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let client = Client::connect(&bootstrap).await.expect("the cluster is there");
     let group: Arc<str> = config.group_id.as_str().into();
     let mut consumer =
         client.group_consumer(GroupConfig { auto_commit: false, ..config }).expect("the settings of a test's member");
     let notes = Arc::new(Notes { history, group, number, state: Mutex::default() });
-    consumer.subscribe_with(topic.as_str(), Listener(Arc::clone(&notes)));
+    consumer.subscribe_with(topic, Listener(Arc::clone(&notes)));
     let mut last_commit = tokio::time::Instant::now();
     loop {
         let polled = tokio::select! {
@@ -128,7 +136,7 @@ impl Notes {
     }
 
     fn reader(&self, lives: u32) -> u32 {
-        self.number * 10_000 + lives
+        self.number * FIRST_READER + lives
     }
 
     fn read(&self, record: &ConsumerRecord) {

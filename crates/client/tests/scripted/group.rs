@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use highwater_client::{
     ConsumeError, ConsumerConfig, ConsumerRecord, ErrorCode, GroupCommitter, GroupConfig, GroupConsumer,
-    IsolationLevel, Offset, OffsetReset, OffsetToCommit, PartitionId, RebalanceListener, Subscription, TopicName,
+    IsolationLevel, Offset, OffsetReset, OffsetToCommit, Outcome, PartitionId, RebalanceListener, Subscription,
+    TopicName,
 };
 
 use crate::fake::{Fake, OnCall, OnFetch, error, soon, until};
@@ -196,6 +197,33 @@ async fn a_fenced_member_loses_its_partitions_and_joins_again() {
         soon(one.poll(Duration::from_millis(20))).await.unwrap();
     }
     assert_eq!(events.all()[1..], [("lost", vec![0, 1]), ("assigned", vec![0, 1])]);
+}
+
+/// Nobody can tell it, for the coordinator can't be reached: it knows by its own clock.
+#[tokio::test]
+async fn p5_a_member_has_lost_its_partitions_before_the_coordinator_gives_them_to_others() {
+    let fake = cluster(1, 1).await;
+    let events = Events::default();
+    let mut one = member(&fake, config()).await;
+    one.subscribe_with("t", events.clone());
+    poll(&mut one).await;
+    {
+        let mut state = fake.lock();
+        state.coordination.groups.get_mut("g").unwrap().session_timeout_ms = 500;
+    }
+    let heartbeats = |fake: &Fake| fake.lock().coordination.count("group_heartbeat");
+    let before = heartbeats(&fake);
+    until("it knows the time-out", || heartbeats(&fake) > before + 2).await;
+    fake.lock().coordination.is_out = true;
+    // The commit would be tried for the whole request timeout; what it is of is lost before.
+    let cut_off = soon(one.commit()).await.unwrap_err();
+    assert_eq!((cut_off.code, cut_off.outcome), (ErrorCode::UnknownMemberId, Outcome::Unknown));
+    assert_eq!(soon(one.poll(Duration::ZERO)).await.unwrap(), []);
+    assert_eq!(events.all(), [("assigned", vec![0]), ("lost", vec![0])]);
+    fake.lock().coordination.is_out = false;
+    // It was a member all the time, as it happens: it is given the same again, from the last commit.
+    assert_eq!(poll(&mut one).await[0].offset.get(), 0);
+    assert_eq!((members(&fake), events.all()[2].clone()), (1, ("assigned", vec![0])));
 }
 
 #[tokio::test]

@@ -93,14 +93,20 @@ pub struct Timed {
 /// Records events from many tasks. Clones share one history.
 #[derive(Debug, Clone)]
 pub struct History {
-    start: Instant,
+    clock: Clock,
     events: Arc<Mutex<Vec<Timed>>>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { start: Instant::now(), events: Arc::default() }
+        Self { clock: Clock::Since(Instant::now()), events: Arc::default() }
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Clock {
+    Since(Instant),
+    Of(fn() -> Duration),
 }
 
 impl History {
@@ -108,10 +114,15 @@ impl History {
         Self::default()
     }
 
+    /// With another clock than tokio's: hosts of a simulation have each its own of that.
+    pub fn timed_by(clock: fn() -> Duration) -> Self {
+        Self { clock: Clock::Of(clock), events: Arc::default() }
+    }
+
     pub fn record(&self, event: Event) {
         let mut events = self.lock();
         // Taken under the lock, so that times never go back along the history.
-        let at = self.start.elapsed();
+        let at = self.now();
         events.push(Timed { at, event });
     }
 
@@ -122,7 +133,10 @@ impl History {
 
     /// How long the history has run.
     pub fn now(&self) -> Duration {
-        self.start.elapsed()
+        match self.clock {
+            Clock::Since(start) => start.elapsed(),
+            Clock::Of(clock) => clock(),
+        }
     }
 
     pub fn fault(&self, what: impl Into<String>) {
@@ -160,14 +174,22 @@ impl History {
     pub fn assert_keeps(&self, rules: &Rules) -> Report {
         let report = check(&self.events(), rules);
         if !report.violations.is_empty() {
-            let file = tempfile::Builder::new().prefix("history-").suffix(".jsonl").tempfile();
-            let path = file.and_then(|file| {
-                std::fs::write(file.path(), self.to_json_lines())?;
-                Ok(file.keep().map_err(|kept| kept.error)?.1)
-            });
-            panic!("{report}\nthe history is in {path:?}");
+            panic!("{report}\n{}", self.left_in_a_file());
         }
         report
+    }
+
+    /// Leaves the history in a temporary file, and says where.
+    pub fn left_in_a_file(&self) -> String {
+        let file = tempfile::Builder::new().prefix("history-").suffix(".jsonl").tempfile();
+        let path = file.and_then(|file| {
+            std::fs::write(file.path(), self.to_json_lines())?;
+            Ok(file.keep().map_err(|kept| kept.error)?.1)
+        });
+        match path {
+            Ok(path) => format!("the history is in {}", path.display()),
+            Err(error) => format!("the history could not be written: {error}"),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Timed>> {

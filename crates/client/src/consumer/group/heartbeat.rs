@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::consumer::group::membership::Next;
 use crate::consumer::group::shared::GroupShared;
 
-/// How long a heartbeat may take before it is tried again, perhaps elsewhere.
+/// How long a heartbeat may take before it is tried again, perhaps elsewhere; at most, for the session must not end meanwhile.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
 /// How long leaving may take when nobody waits for it.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
@@ -26,12 +26,30 @@ pub(crate) async fn heartbeat(group: Arc<GroupShared>) {
                 let send = |mut client: highwater_protocol::v1::coordinator_client::CoordinatorClient<_>| async move {
                     client.group_heartbeat(*request).await
                 };
-                let asking = group.coordinator.call_once(&what, Instant::now() + ATTEMPT_WAIT, send);
-                let answer = tokio::select! {
-                    biased;
-                    _ = done.wait_for(|done| *done) => break,
-                    answer = asking => answer,
+                let session = group.lock().session_timeout();
+                let patience = session.map_or(ATTEMPT_WAIT, |session| ATTEMPT_WAIT.min(session / 2));
+                let asking = group.coordinator.call_once(&what, Instant::now() + patience, send);
+                tokio::pin!(asking);
+                let answer = loop {
+                    let holds_until = group.lock().holds_until();
+                    let lapses = async {
+                        match holds_until {
+                            Some(until) => sleep_until(until).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = done.wait_for(|done| *done) => break None,
+                        answer = &mut asking => break Some(answer),
+                        () = lapses => {
+                            // Only to see that it has; nothing more is sent while this is on its way.
+                            let _ = group.lock().next(Instant::now(), group.silent_since());
+                            group.tell_news();
+                        }
+                    }
                 };
+                let Some(answer) = answer else { break };
                 {
                     let mut membership = group.lock();
                     match &answer {

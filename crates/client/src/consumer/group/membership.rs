@@ -1,7 +1,9 @@
 //! One member's side of the group protocol of KIP-848, without I/O: what to send when, and what to give up and to take.
 //!
 //! Invariants: a partition is taken only while the coordinator's last assignment has it; what is given up is reported
-//! only after it was; whatever was held when the member was fenced is lost before anything new is taken.
+//! only after it was; whatever was held when the member was fenced is lost before anything new is taken. What the
+//! coordinator gives to others because it has heard nothing for the session timeout, the member has lost by then, also if
+//! nobody can tell it so: it counts from when it sent what was answered, which is before the coordinator got it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,13 +35,18 @@ pub(crate) struct Membership {
     owned: Partitions,
     /// Held when the member was fenced; the application does not know yet.
     lost: Partitions,
+    losses: u64,
     /// What the coordinator last said.
     target: Option<Partitions>,
     /// What the coordinator knows of what is held, if that is certain.
     reported: Option<Partitions>,
     /// The next heartbeat states everything.
     state_all: bool,
-    in_flight: bool,
+    /// When the heartbeat was sent that is on its way.
+    in_flight: Option<Instant>,
+    /// Until when the coordinator gives to nobody else what is held.
+    holds_until: Option<Instant>,
+    session_timeout: Duration,
     next_heartbeat: Instant,
     interval: Duration,
     failures: u32,
@@ -101,10 +108,13 @@ impl Membership {
             subscription: v1::GroupSubscription::default(),
             owned: Partitions::new(),
             lost: Partitions::new(),
+            losses: 0,
             target: None,
             reported: None,
             state_all: true,
-            in_flight: false,
+            in_flight: None,
+            holds_until: None,
+            session_timeout: Duration::ZERO,
             next_heartbeat: now,
             interval: Duration::from_secs(3),
             failures: 0,
@@ -156,7 +166,44 @@ impl Membership {
         self.state_all = true;
         self.target = None;
         self.reported = None;
+        self.holds_until = None;
+        self.lose();
+    }
+
+    fn lose(&mut self) {
+        self.losses += u64::from(!self.owned.is_empty());
         self.lost.append(&mut self.owned);
+    }
+
+    /// How often what was held was lost.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// When what is held is lost, unless the coordinator answers before.
+    pub fn holds_until(&self) -> Option<Instant> {
+        self.holds_until.filter(|_| self.is_member())
+    }
+
+    /// How long the coordinator waits for a heartbeat, once it has said so.
+    pub fn session_timeout(&self) -> Option<Duration> {
+        Some(self.session_timeout).filter(|timeout| !timeout.is_zero())
+    }
+
+    /// The coordinator may have given what is held to others. It says itself whether this is a member still.
+    fn lapse(&mut self) {
+        tracing::warn!(
+            group = self.identity.group,
+            member = self.identity.member,
+            timeout = ?self.session_timeout,
+            partitions = self.owned.len(),
+            "no answer of the group's coordinator within the session timeout: its partitions may go to others"
+        );
+        self.holds_until = None;
+        self.target = None;
+        self.reported = None;
+        self.state_all = true;
+        self.lose();
     }
 
     /// What is due. `silent_since`: when the application last polled; `None` while it does.
@@ -173,24 +220,28 @@ impl Membership {
             );
             self.state = State::PollExpired { told: false };
             self.target = None;
-            self.lost.append(&mut self.owned);
+            self.lose();
         }
-        if self.in_flight {
+        if self.holds_until().is_some_and(|until| until <= now) {
+            self.lapse();
+        }
+        if self.in_flight.is_some() {
             return Next::Rest;
         }
+        let holds_until = self.holds_until();
         match &mut self.state {
             State::PollExpired { told } if !*told => {
                 *told = true;
-                self.in_flight = true;
+                self.in_flight = Some(now);
                 Next::Send(Box::new(self.leave_request()))
             }
             State::Member | State::Joining if self.next_heartbeat <= now => {
-                self.in_flight = true;
+                self.in_flight = Some(now);
                 Next::Send(Box::new(self.request()))
             }
             State::Member | State::Joining => {
-                let expires = expires.unwrap_or(now + self.identity.max_poll_interval);
-                Next::Wait(expires.min(self.next_heartbeat))
+                let times = [expires, holds_until].into_iter().flatten();
+                Next::Wait(times.fold(self.next_heartbeat, Instant::min))
             }
             _ => Next::Rest,
         }
@@ -237,7 +288,7 @@ impl Membership {
 
     /// Leaves for good; `None` if it is no member, so that nobody need be told. Static members say that they may be back.
     pub fn leave(&mut self) -> Option<v1::GroupHeartbeatRequest> {
-        let is_known = self.is_member() || (self.state == State::Joining && self.in_flight);
+        let is_known = self.is_member() || (self.state == State::Joining && self.in_flight.is_some());
         self.state = State::Leaving;
         self.owned.clear();
         self.lost.clear();
@@ -252,7 +303,7 @@ impl Membership {
 
     /// The coordinator's answer to the last heartbeat.
     pub fn answered(&mut self, answer: &v1::GroupHeartbeatResponse, now: Instant) {
-        self.in_flight = false;
+        let sent = self.in_flight.take().unwrap_or(now);
         if !matches!(self.state, State::Member | State::Joining) {
             return;
         }
@@ -267,6 +318,15 @@ impl Membership {
         if !answer.member_id.is_empty() {
             self.identity.member.clone_from(&answer.member_id);
         }
+        self.session_timeout = Duration::from_millis(answer.session_timeout_ms.into());
+        let until = self.session_timeout().map(|timeout| sent + timeout);
+        if until.is_some_and(|until| until <= now) {
+            // It took so long that it may not be true any more.
+            self.lapse();
+            self.next_heartbeat = now;
+            return;
+        }
+        self.holds_until = until;
         if let Some(assignment) = &answer.assignment {
             self.target = Some(from_wire(assignment));
         }
@@ -279,7 +339,7 @@ impl Membership {
 
     /// The last heartbeat failed.
     pub fn failed(&mut self, code: ErrorCode, message: &str, now: Instant) {
-        self.in_flight = false;
+        self.in_flight = None;
         // Whether it arrived is not known: the next states everything again.
         self.state_all = true;
         self.reported = None;
@@ -295,7 +355,7 @@ impl Membership {
             }
             code if code.is_retriable() => self.next_heartbeat = now + self.pause(),
             code => {
-                self.lost.append(&mut self.owned);
+                self.lose();
                 self.target = None;
                 self.state = State::Failed(Failure { code, message: message.to_owned() });
             }
@@ -414,6 +474,7 @@ mod tests {
                 member_epoch: epoch,
                 heartbeat_interval_ms: 3000,
                 assignment,
+                session_timeout_ms: 10_000,
                 ..Default::default()
             };
             self.membership.answered(&answer, self.now);
@@ -520,6 +581,34 @@ mod tests {
         member.answer(-1, None);
         assert_eq!(member.sends().member_epoch, 0);
         assert!(!member.membership.is_member());
+    }
+
+    #[test]
+    fn p5_what_the_coordinator_may_give_to_others_is_lost_though_nobody_can_tell() {
+        let mut member = Member::holding(&[0]);
+        let heard = member.now;
+        member.now += Duration::from_secs(3);
+        member.sends();
+        assert_eq!(member.next(), Next::Rest, "the heartbeat is on its way");
+        assert_eq!(member.membership.holds_until(), Some(heard + Duration::from_secs(10)));
+        member.now = heard + Duration::from_secs(10);
+        assert_eq!(member.next(), Next::Rest);
+        let plan = member.membership.plan();
+        assert_eq!((plan.lost.clone(), plan.take), (partitions(&[0]), partitions(&[])));
+        member.membership.forget_lost(&plan.lost);
+        // What was said when the session began anew, with that heartbeat, holds for what is left of it.
+        member.now += Duration::from_secs(1);
+        member.answer(1, Some(&[0]));
+        assert_eq!(member.membership.take(&partitions(&[0]), member.now), partitions(&[0]));
+        let again = member.sends();
+        assert_eq!((again.member_epoch, stated(&again)), (1, Some(partitions(&[0]))));
+        assert!(again.subscription.is_some());
+        // An answer that comes when its own session may be over is no leave to take anything.
+        member.now += Duration::from_secs(10);
+        member.answer(1, Some(&[0, 1]));
+        assert_eq!(member.membership.plan().lost, partitions(&[0]));
+        assert_eq!(member.membership.take(&partitions(&[1]), member.now), partitions(&[]));
+        assert_eq!(stated(&member.sends()), Some(partitions(&[])));
     }
 
     #[test]

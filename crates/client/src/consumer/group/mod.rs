@@ -5,11 +5,13 @@
 //! then the listener is told, then the partition is given up, then the coordinator told. So nobody is handed a record of
 //! a partition that was given up, and nobody gives up what was not committed.
 
+mod committing;
 mod config;
 mod heartbeat;
 mod listener;
 mod membership;
 pub(crate) mod offsets;
+mod rebalance;
 mod shared;
 
 pub use config::{Assignor, GroupConfig, Subscription};
@@ -21,18 +23,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{FutureExt as _, Stream};
+use futures::Stream;
 use highwater_types::{LeaderEpoch, MemberEpoch, PartitionId, TimestampMs, TopicName, TopicPartition};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::client::ClientInner;
 use crate::consumer::group::membership::Partitions;
 use crate::consumer::group::shared::GroupShared;
-use crate::consumer::start::{self, Start};
 use crate::consumer::{Consumer, ConsumerConfig, ConsumerRecord, OffsetReset, Position, StartAt};
 use crate::producer::PartitionNumber;
-use crate::{CommitError, ConsumeError, ErrorCode, InvalidSetting};
+use crate::{CommitError, ConsumeError, InvalidSetting};
 
 /// A member of a consumer group: reads the partitions that the group's coordinator assigns to it.
 ///
@@ -53,7 +54,7 @@ pub struct GroupConsumer {
     /// What is known to be committed.
     committed: BTreeMap<TopicPartition, Position>,
     /// The auto commit that is on its way, and what it is of.
-    committing: Option<(JoinHandle<Result<(), CommitError>>, Committed)>,
+    committing: Option<(JoinHandle<Result<(), CommitError>>, committing::Committed)>,
     next_commit: Instant,
 }
 
@@ -354,196 +355,6 @@ impl GroupConsumer {
         TimestampMs::new(self.group.client.seams.clock.now_ms().saturating_sub(age).max(0))
     }
 
-    /// Gives up and takes what the coordinator says.
-    async fn reconcile(&mut self) -> Result<(), ConsumeError> {
-        self.group.has_news.store(false, Ordering::Release);
-        loop {
-            let plan = self.group.lock().plan();
-            if !plan.lost.is_empty() {
-                let names = self.names(&plan.lost);
-                self.drop_partitions(&plan.lost, &names);
-                self.listener.lost(&names).await;
-                self.group.lock().forget_lost(&plan.lost);
-                continue;
-            }
-            let failure = self.group.lock().failure().cloned();
-            if let Some(failure) = failure {
-                let group = self.group.config.group_id.clone();
-                return Err(ConsumeError::Group { group, code: failure.code, message: failure.message });
-            }
-            if !plan.revoke.is_empty() {
-                self.revoke(&plan.revoke).await;
-                continue;
-            }
-            if plan.take.is_empty() || !self.take(&plan.take).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn revoke(&mut self, revoked: &Partitions) {
-        let names = self.names(revoked);
-        if self.group.config.auto_commit {
-            let mut positions = self.committable(true);
-            positions.retain(|(id, _, _)| revoked.contains(id));
-            // What the application did not pass is not taken from it: it polls.
-            let deadline = self.group.revocation_deadline();
-            if let Err(error) = self.commit_positions(positions, deadline).await {
-                tracing::warn!(group = self.group.config.group_id, %error,
-                    "not committed before its partitions are given up; their next owner repeats some records");
-            }
-        }
-        let committer = self.committer();
-        self.listener.revoked(&names, &committer).await;
-        self.drop_partitions(revoked, &names);
-        self.group.lock().released(revoked, Instant::now());
-        self.group.wake.notify_one();
-    }
-
-    fn drop_partitions(&mut self, partitions: &Partitions, names: &[(TopicName, PartitionId)]) {
-        for id in partitions {
-            self.inner.remove(*id);
-            self.committed.remove(id);
-        }
-        let stays = |name: &TopicName, at: PartitionId| !names.iter().any(|(n, p)| *p == at && n == name);
-        self.buffered.retain(|record| stays(&record.topic, record.partition));
-        self.unpassed.retain(|(topic, partition, _)| stays(topic, *partition));
-    }
-
-    /// Begins to read these. Whether any of them was taken.
-    async fn take(&mut self, wanted: &Partitions) -> Result<bool, ConsumeError> {
-        let image = self.group.client.image();
-        let topics: BTreeMap<_, _> = image.topics().map(|topic| (topic.id, topic)).collect();
-        // What this client does not know yet is taken once it does.
-        let is_known =
-            |id: &&TopicPartition| topics.get(&id.topic).is_some_and(|t| t.partition(id.partition).is_some());
-        let known: Vec<TopicPartition> = wanted.iter().filter(is_known).copied().collect();
-        if known.is_empty() {
-            return Ok(false);
-        }
-        let starts: Vec<Start> = {
-            let deadline = self.group.request_deadline();
-            let who = offsets::Committing { group: self.group.config.group_id.clone(), ..Default::default() };
-            let found = offsets::fetch(&self.group.coordinator, who, &known, true, deadline).await;
-            let found = found.map_err(|error| self.unavailable(error))?;
-            let start = |id: &TopicPartition| {
-                let topic = Arc::clone(topics[&id.topic]);
-                let at = match found.get(id) {
-                    Some(committed) => StartAt::Position(offsets::position(committed)),
-                    None => self.reset(&topic.name, id.partition)?,
-                };
-                Ok(Start { topic, partition: id.partition, at })
-            };
-            known.iter().map(start).collect::<Result<_, ConsumeError>>()?
-        };
-        let isolation = self.group.config.consumer.isolation;
-        let positions = start::resolve(&self.group.client, isolation, &starts).await?;
-        let taken = self.group.lock().take(&known.iter().copied().collect(), Instant::now());
-        let begun = starts.iter().zip(positions).map(|(start, at)| (start.id(), start.topic.name.clone(), at));
-        let begun: Vec<_> = begun.filter(|(id, _, _)| taken.contains(id)).collect();
-        let names: Vec<_> = begun.iter().map(|(id, topic, _)| (topic.clone(), id.partition)).collect();
-        for start in &starts {
-            if let StartAt::Position(at) = start.at
-                && taken.contains(&start.id())
-            {
-                self.committed.insert(start.id(), at);
-            }
-        }
-        self.inner.add(begun);
-        self.group.wake.notify_one();
-        if !names.is_empty() {
-            let committer = self.committer();
-            self.listener.assigned(&names, &committer).await;
-        }
-        Ok(!names.is_empty())
-    }
-
-    fn reset(&self, topic: &TopicName, partition: PartitionId) -> Result<StartAt, ConsumeError> {
-        Ok(match self.group.config.offset_reset {
-            OffsetReset::Earliest => StartAt::Beginning,
-            OffsetReset::Latest => StartAt::End,
-            OffsetReset::ByDuration(age) => StartAt::Timestamp(self.ago(age)),
-            OffsetReset::Error => {
-                let group = self.group.config.group_id.clone();
-                return Err(ConsumeError::NoOffset { group, topic: topic.to_string(), partition });
-            }
-        })
-    }
-
-    fn unavailable(&self, error: crate::AdminError) -> ConsumeError {
-        let crate::AdminError { what, code, message, .. } = error;
-        if code.is_retriable() {
-            return ConsumeError::Unavailable { what, waited: self.group.client.request_timeout, code, message };
-        }
-        ConsumeError::Group { group: self.group.config.group_id.clone(), code, message }
-    }
-
-    /// Where each partition goes on after what was handed out; without `with_last`, what was handed out last does not
-    /// count.
-    fn committable(&self, with_last: bool) -> Vec<(TopicPartition, TopicName, Position)> {
-        let mut positions = self.inner.positions();
-        for (id, topic, at) in &mut positions {
-            let waiting = self.buffered.iter().find(|r| r.partition == id.partition && r.topic == *topic);
-            if let Some(record) = waiting {
-                *at = Position { offset: record.offset, leader_epoch: LeaderEpoch::NONE };
-            }
-            let last = self.unpassed.iter().find(|(name, p, _)| *p == id.partition && name == topic);
-            if let Some((_, _, before)) = last.filter(|_| !with_last) {
-                *at = *before;
-            }
-        }
-        positions.retain(|(id, _, at)| self.committed.get(id).is_none_or(|known| known.offset != at.offset));
-        positions
-    }
-
-    async fn commit_positions(
-        &mut self,
-        positions: Vec<(TopicPartition, TopicName, Position)>,
-        deadline: Instant,
-    ) -> Result<(), CommitError> {
-        self.end_commit(Some(deadline)).await;
-        let (offsets, positions) = to_commit(positions);
-        self.group.commit(&offsets, deadline).await?;
-        self.committed.extend(positions);
-        Ok(())
-    }
-
-    /// Begins an auto commit, if it is time for one.
-    fn commit_when_due(&mut self) {
-        if !self.group.config.auto_commit || Instant::now() < self.next_commit {
-            return;
-        }
-        self.next_commit = Instant::now() + self.group.config.auto_commit_interval;
-        if self.end_commit(None).now_or_never().is_none() {
-            return;
-        }
-        let (offsets, positions) = to_commit(self.committable(true));
-        if !offsets.is_empty() {
-            self.committing = Some((self.commit_async(offsets), positions));
-        }
-    }
-
-    /// Takes in the result of the auto commit that is on its way; waits for it until `deadline`.
-    async fn end_commit(&mut self, deadline: Option<Instant>) {
-        let Some((handle, _)) = &mut self.committing else { return };
-        let ended = match deadline {
-            Some(deadline) => timeout_at(deadline, handle).await.ok(),
-            None => Some(handle.await),
-        };
-        let Some((_, positions)) = self.committing.take() else { return };
-        match ended {
-            Some(Ok(Ok(()))) => {
-                let assigned = self.inner.shared.lock();
-                self.committed.extend(positions.into_iter().filter(|(id, _)| assigned.contains(*id)));
-            }
-            Some(Ok(Err(error))) if error.code == ErrorCode::UnknownMemberId => {}
-            Some(Ok(Err(error))) => {
-                tracing::warn!(group = self.group.config.group_id, %error, "auto commit failed; the next one tries again");
-            }
-            _ => {}
-        }
-    }
-
     fn id(&self, topic: &TopicName, partition: PartitionId) -> Option<TopicPartition> {
         self.inner.shared.lock().find(topic.as_str(), partition).map(|found| found.id)
     }
@@ -560,15 +371,4 @@ impl GroupConsumer {
 fn before(record: &ConsumerRecord) -> (TopicName, PartitionId, Position) {
     let at = Position { offset: record.offset, leader_epoch: LeaderEpoch::NONE };
     (record.topic.clone(), record.partition, at)
-}
-
-type Committed = Vec<(TopicPartition, Position)>;
-
-fn to_commit(positions: Vec<(TopicPartition, TopicName, Position)>) -> (Vec<OffsetToCommit>, Committed) {
-    let one = |(id, topic, position): (TopicPartition, TopicName, Position)| {
-        let topic = topic.to_string();
-        let offset = OffsetToCommit { topic, partition: id.partition, position, metadata: String::new() };
-        (offset, (id, position))
-    };
-    positions.into_iter().map(one).unzip()
 }

@@ -30,6 +30,8 @@ pub(crate) struct GroupShared {
     pub wake: Notify,
     /// The member epoch, as of the last answer.
     pub epoch: watch::Sender<i32>,
+    /// How often the member lost its partitions.
+    losses: watch::Sender<u64>,
     /// True once the consumer is gone: the task leaves the group and ends.
     pub done: watch::Sender<bool>,
 }
@@ -54,6 +56,7 @@ impl GroupShared {
             has_news: AtomicBool::new(false),
             wake: Notify::new(),
             epoch: watch::Sender::new(0),
+            losses: watch::Sender::new(0),
             done: watch::Sender::new(false),
             client,
             config,
@@ -85,6 +88,7 @@ impl GroupShared {
     /// Tells the application's polls if there is something to do about its partitions.
     pub fn tell_news(&self) {
         let membership = self.lock();
+        self.losses.send_if_modified(|losses| std::mem::replace(losses, membership.losses()) != membership.losses());
         if !membership.plan().is_empty() || membership.failure().is_some() {
             self.has_news.store(true, Ordering::Release);
             self.news.notify_one();
@@ -102,8 +106,20 @@ impl GroupShared {
         }
     }
 
-    /// Commits as this member. An epoch that the coordinator has left behind is asked for with a heartbeat (KIP-1251, T40).
+    /// Commits as this member. Ends, whatever the coordinator does, once the member has lost its partitions: it is to hear of
+    /// that before another has them.
     pub async fn commit(&self, offsets: &[OffsetToCommit], deadline: Instant) -> Result<(), CommitError> {
+        let committed = self.losses().or(self.commit_as_member(offsets, deadline)).await;
+        committed.unwrap_or_else(|| Err(CommitError::lost(&self.config.group_id)))
+    }
+
+    /// From now on.
+    pub fn losses(&self) -> Losses {
+        Losses(self.losses.subscribe())
+    }
+
+    /// An epoch that the coordinator has left behind is asked for with a heartbeat (KIP-1251, T40).
+    async fn commit_as_member(&self, offsets: &[OffsetToCommit], deadline: Instant) -> Result<(), CommitError> {
         if offsets.is_empty() {
             return Ok(());
         }
@@ -144,6 +160,20 @@ impl GroupShared {
     /// The bound of what must be done before a partition is given up.
     pub fn revocation_deadline(&self) -> Instant {
         Instant::now() + (self.config.max_poll_interval / 2).min(Duration::from_secs(30))
+    }
+}
+
+/// Tells that the member has lost its partitions.
+pub(crate) struct Losses(watch::Receiver<u64>);
+
+impl Losses {
+    /// What comes of `work`; `None` if they are lost first.
+    pub async fn or<T>(mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = self.0.changed() => None,
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Coordination {
     pub repaired: Vec<v1::AbortHangingTransactionRequest>,
     /// Who coordinates everything; 0: broker 1.
     pub coordinator: u32,
+    /// The coordinator can't be asked anything.
+    pub is_out: bool,
 }
 
 /// What a transactional id is up to.
@@ -145,7 +147,9 @@ impl Broker {
         serve: impl FnOnce(&mut super::State) -> Result<T, v1::Error>,
     ) -> Result<Response<T>, Status> {
         self.called(method, |state| {
-            if state.coordination.coordinator.max(1) == self.id {
+            if state.coordination.is_out {
+                Err(super::error(ErrorCode::Unavailable))
+            } else if state.coordination.coordinator.max(1) == self.id {
                 serve(state)
             } else {
                 Err(super::error(ErrorCode::NotCoordinator))

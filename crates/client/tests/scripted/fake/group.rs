@@ -10,8 +10,13 @@ use super::error;
 /// Topic id and partition.
 pub type Key = (Vec<u8>, u32);
 
+/// A slow test machine is no reason to lose a session.
+const SESSION_TIMEOUT_MS: u32 = 60_000;
+
 #[derive(Default)]
 pub struct FakeGroup {
+    /// 0: the usual.
+    pub session_timeout_ms: u32,
     pub epoch: i32,
     pub members: BTreeMap<String, FakeMember>,
     pub committed: BTreeMap<Key, v1::OffsetToCommit>,
@@ -103,7 +108,7 @@ impl FakeGroup {
             member_epoch: epoch,
             heartbeat_interval_ms: 10,
             assignment: Some(assignment(&member.assigned)),
-            session_timeout_ms: 1000,
+            session_timeout_ms: if self.session_timeout_ms == 0 { SESSION_TIMEOUT_MS } else { self.session_timeout_ms },
         })
     }
 

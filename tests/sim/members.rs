@@ -1,0 +1,102 @@
+//! A group of consumers, each a host of its own, that die and come back.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::rc::Rc;
+use std::time::Duration;
+
+use highwater_client::GroupConfig;
+use highwater_testkit::history::Event;
+use highwater_testkit::{History, RecordId, members};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::workload;
+
+/// As many as there are partitions; with one of them dead, another has two.
+const MEMBERS: u32 = workload::PARTITIONS;
+const GROUP: &str = "billing";
+/// A member's number in its n-th life is this times its host's, plus n.
+const LIVES: u32 = 100;
+
+/// Clones share the group.
+#[derive(Clone)]
+pub struct Members {
+    history: History,
+    /// How often the host has started.
+    lives: Rc<BTreeMap<String, Cell<u32>>>,
+    stop: watch::Sender<bool>,
+}
+
+pub fn host(number: u32) -> String {
+    format!("member-{number}")
+}
+
+pub fn hosts() -> Vec<String> {
+    (1..=MEMBERS).map(host).collect()
+}
+
+impl Members {
+    /// Registers the hosts. The first is a static member: it has its partitions again when it is back in time.
+    pub fn join(sim: &mut turmoil::Sim<'_>, seed: u64, history: &History) -> Self {
+        let lives = (1..=MEMBERS).map(|number| (host(number), Cell::new(0))).collect();
+        let group = Self { history: history.clone(), lives: Rc::new(lives), stop: watch::Sender::new(false) };
+        for number in 1..=MEMBERS {
+            let group = group.clone();
+            sim.host(host(number), move || group.clone().live(seed, number));
+        }
+        group
+    }
+
+    async fn live(self, seed: u64, host_number: u32) -> Result<(), Box<dyn Error>> {
+        let host = host(host_number);
+        let life = &self.lives[&host];
+        life.set(life.get() + 1);
+        let number = host_number * LIVES + life.get();
+        let config = GroupConfig { instance_id: (host_number == 1).then(|| host.clone()), ..GroupConfig::new(GROUP) };
+        let client = workload::connect(seed, &host, workload::PATIENCE).await?;
+        members::work(&client, self.history.clone(), number, workload::TOPIC, config, self.stop.subscribe()).await;
+        Ok(())
+    }
+
+    /// To be told of every crash: what a dead member had may go to others.
+    pub fn crashes(&self, host: &str, at: Duration) {
+        if let Some(life) = self.lives.get(host) {
+            let number = host.rsplit('-').next().and_then(|text| text.parse::<u32>().ok()).unwrap_or_default();
+            self.history.record_at(at, Event::MemberGone { member: number * LIVES + life.get() });
+        }
+    }
+
+    /// Waits until the group has read every acknowledged record, and ends it.
+    pub async fn have_read_all(&self, patience: Duration) -> Result<(), Box<dyn Error>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let unread = self.unread();
+            if unread.is_empty() {
+                self.stop.send_replace(true);
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(
+                    format!("the group did not read {} record(s), such as {:?}", unread.len(), unread.first()).into()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn unread(&self) -> BTreeSet<RecordId> {
+        let (mut unread, mut read) = (BTreeSet::new(), BTreeSet::new());
+        for timed in self.history.events() {
+            match timed.event {
+                Event::Acknowledged { id, .. } => _ = unread.insert(id),
+                // A record may be read before its writer hears of it.
+                Event::Read { reader, id: Some(id), .. } if reader >= members::FIRST_READER => _ = read.insert(id),
+                _ => {}
+            }
+        }
+        unread.retain(|id| !read.contains(id));
+        unread
+    }
+}
