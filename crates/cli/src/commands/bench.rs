@@ -5,10 +5,12 @@
 //! (no coordinated omission). Without a rate, records are sent as fast as they are taken.
 
 mod consume;
+mod coordinator;
 mod end_to_end;
 mod load;
 mod place;
 mod produce;
+mod rebalance;
 mod report;
 mod transaction;
 
@@ -30,6 +32,8 @@ enum BenchCommand {
     Consume(consume::Consume),
     EndToEnd(end_to_end::EndToEnd),
     Transaction(transaction::Transaction),
+    Rebalance(rebalance::Rebalance),
+    Coordinator(coordinator::Coordinator),
 }
 
 impl Bench {
@@ -39,6 +43,8 @@ impl Bench {
             BenchCommand::Consume(command) => block_on(command.run()),
             BenchCommand::EndToEnd(command) => block_on(command.run()),
             BenchCommand::Transaction(command) => block_on(command.run()),
+            BenchCommand::Rebalance(command) => block_on(command.run()),
+            BenchCommand::Coordinator(command) => block_on(command.run()),
         }
     }
 }

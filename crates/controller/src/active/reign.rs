@@ -155,6 +155,7 @@ impl Reign {
         // Before it may lead again.
         if self.sessions.note_storage(broker, &storage) {
             let StorageReport { unusable, lost } = storage;
+            tracing::info!(%broker, ?unusable, ?lost, "what a broker's disks can't serve");
             self.propose(Command::ReportUnusable { broker, broker_epoch, unusable, lost });
         }
         if state.fenced && !wants_shutdown && self.sessions.has_caught_up(broker, metadata_version) {

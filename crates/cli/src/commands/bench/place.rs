@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use highwater_client::{Client, NewTopic};
 use highwater_testkit::usage::Usage;
-use highwater_testkit::{LocalCluster, LocalClusterConfig};
+use highwater_testkit::{LocalCluster, LocalClusterConfig, NodeId};
 
 use super::report::ServerUse;
 use crate::args::{ConnectArgs, parse_pair};
 use crate::commands::cluster::this_binary;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 
 #[derive(Debug, Clone, Args)]
 pub struct PlaceArgs {
@@ -76,6 +76,8 @@ impl Shape {
 /// A cluster and a topic to measure.
 pub struct Bench {
     pub client: Client,
+    /// How others reach the cluster.
+    pub bootstrap: String,
     pub topic: String,
     pub shape: Shape,
     made_topic: bool,
@@ -108,7 +110,15 @@ impl Bench {
             }
         };
         let shape = Shape::of(&client, &topic).await?;
-        Ok(Self { client, topic, shape, made_topic, local })
+        Ok(Self { client, bootstrap: connect.bootstrap, topic, shape, made_topic, local })
+    }
+
+    /// Kills (kill -9) a node of a cluster that is ours.
+    pub fn kill(&mut self, node: NodeId) -> Outcome {
+        match &mut self.local {
+            Some(cluster) => Ok(cluster.kill(node)?),
+            None => Err(Failure::usage("only nodes of a cluster started for this (--local) can be killed")),
+        }
     }
 
     /// What each server has used so far; none if the cluster is not ours.
