@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use highwater_types::{ErrorCode, GroupId, InstanceId, MemberEpoch, MemberId, TopicId};
+use highwater_types::{ErrorCode, Generation, GroupId, InstanceId, MemberEpoch, MemberId, TopicId, TopicPartition};
 
 /// A refused request. It changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("there is no group {0:?}")]
     UnknownGroup(GroupId),
-    #[error("{member:?} is no member of group {group:?} (any more): join it with epoch 0")]
+    #[error("{member:?} is no member of group {group:?} (any more): join it anew")]
     UnknownMember { group: GroupId, member: MemberId },
     #[error(
         "member {member:?} of group {group:?} is at epoch {current}, not {found}: give up all partitions and join again"
@@ -39,15 +39,31 @@ pub enum Error {
     MetadataTooLarge { length: usize, max: usize },
     #[error("the coordinator knows of no topic with id {0} (yet)")]
     UnknownTopic(TopicId),
+    #[error("the coordinator knows of no partition {0} (yet)")]
+    UnknownPartition(TopicPartition),
     #[error("a heartbeat can't have the epoch {0}")]
     BadEpoch(MemberEpoch),
+    #[error("group {0:?} has members of the other group protocol: stop them first")]
+    OtherKind(GroupId),
+    #[error("the protocol type or the protocols are not those of the other members of group {0:?}, or none are stated")]
+    InconsistentProtocol(GroupId),
+    #[error("group {group:?} is in generation {current}, not {found}: join again")]
+    IllegalGeneration { group: GroupId, current: Generation, found: Generation },
+    #[error("group {0:?} is rebalancing: join again")]
+    RebalanceInProgress(GroupId),
+    #[error("a session timeout of {found:?}; it must be from {min:?} to {max:?}")]
+    InvalidSessionTimeout { min: Duration, max: Duration, found: Duration },
+    #[error("no member of group {group:?} has the instance {instance:?}")]
+    UnknownInstance { group: GroupId, instance: InstanceId },
+    #[error("a member that leaves is named by its id, its instance, or both")]
+    NoMember,
 }
 
 impl Error {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownGroup(_) => ErrorCode::GroupIdNotFound,
-            Self::UnknownMember { .. } => ErrorCode::UnknownMemberId,
+            Self::UnknownMember { .. } | Self::UnknownInstance { .. } | Self::NoMember => ErrorCode::UnknownMemberId,
             Self::FencedEpoch { .. } => ErrorCode::FencedMemberEpoch,
             Self::StaleEpoch { .. } => ErrorCode::StaleMemberEpoch,
             Self::FencedInstance { .. } => ErrorCode::FencedInstanceId,
@@ -57,6 +73,11 @@ impl Error {
             Self::Pattern { .. } => ErrorCode::InvalidRegularExpression,
             Self::NoSubscription | Self::BadEpoch(_) => ErrorCode::InvalidRequest,
             Self::UnknownTopic(_) => ErrorCode::UnknownTopicId,
+            Self::UnknownPartition(_) => ErrorCode::UnknownPartition,
+            Self::OtherKind(_) | Self::InconsistentProtocol(_) => ErrorCode::InconsistentGroupProtocol,
+            Self::IllegalGeneration { .. } => ErrorCode::IllegalGeneration,
+            Self::RebalanceInProgress(_) => ErrorCode::RebalanceInProgress,
+            Self::InvalidSessionTimeout { .. } => ErrorCode::InvalidSessionTimeout,
             Self::NonEmpty(_) => ErrorCode::NonEmptyGroup,
             Self::Subscribed(_) => ErrorCode::GroupSubscribedToTopic,
             Self::MetadataTooLarge { .. } => ErrorCode::OffsetMetadataTooLarge,

@@ -1,13 +1,19 @@
-//! The group coordinator: members and their partitions (KIP-848), and committed offsets.
+//! The group coordinator: members and their partitions, and committed offsets.
 //!
-//! A group has an epoch, which grows with every change of members, subscriptions or topics; for each the coordinator makes a
-//! target assignment; members reach it step by step: they give up what is not theirs any more, and are given what nobody has.
+//! Two protocols, on the same offsets. Of KIP-848: a group has an epoch, which grows with every change of members, subscriptions
+//! or topics; for each the coordinator makes a target assignment; members reach it step by step: they give up what is not theirs
+//! any more, and are given what nobody has. And the classic one, where a member assigns: see [`classic`]. A group without members
+//! is of either kind.
 //!
 //! **Invariants** (P5)
 //! - A partition is given to a member only when no other has it or has yet to say that it let go of it.
 //! - A commit counts only from who has the partition in its present epoch, or has kept it since an earlier one (T40).
 //! - What the group has committed within a transaction is in force once that commits, and not before (T37).
+//! - A group has members of one kind only; its epoch, which is a classic group's generation, only grows.
 
+mod admin;
+mod classic;
+mod consumer;
 mod error;
 mod offsets;
 mod reconcile;
@@ -17,11 +23,15 @@ mod shard;
 mod state;
 #[cfg(test)]
 mod tests;
+mod timers;
 
+pub use classic::{
+    JoinAnswer, JoinRequest, JoinedMember, LeavingMember, LeftMember, Protocol, SyncAnswer, SyncRequest,
+};
 pub use error::Error;
 pub use request::{
-    CommittedOffset, DescribedGroup, DescribedMember, GroupConfig, Heartbeat, HeartbeatAnswer, ListedGroup,
-    OffsetCommit, OffsetsInTransaction, Request, Response,
+    CommittedOffset, DescribedGroup, DescribedMember, GroupConfig, GroupKind, Heartbeat, HeartbeatAnswer, ListedGroup,
+    OffsetCommit, OffsetsInTransaction, OpaqueParts, Request, Response, Unstable,
 };
 pub use shard::GroupShard;
 pub use state::Subscription;

@@ -10,6 +10,7 @@ use highwater_types::{
 };
 use prost::Message;
 
+use super::classic;
 use super::state::{Group, Member};
 use super::{CommittedOffset, Subscription};
 use crate::CoordinatorRecord;
@@ -36,6 +37,7 @@ enum Kind {
     Member = 2,
     Target = 3,
     Offset = 4,
+    Classic = 5,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -119,6 +121,7 @@ pub(super) enum Change {
     Member(MemberId, Option<Box<Member>>),
     Target(MemberId, Option<BTreeSet<TopicPartition>>),
     Offset(TopicPartition, Option<CommittedOffset>),
+    Classic(Option<classic::Durable>),
 }
 
 fn part(tp: &TopicPartition, since: i32) -> Part {
@@ -153,9 +156,14 @@ pub(super) fn offset(group: &GroupId, tp: &TopicPartition, committed: Option<&Co
     record(&Key { partition: Some(part(tp, 0)), ..key(Kind::Offset, group) }, value.map(|it| it.encode_to_vec()))
 }
 
-fn group_value(group: &Group) -> Vec<u8> {
-    GroupValue { version: VERSION, epoch: group.epoch, empty_since: group.empty_since.map(TimestampMs::get) }
-        .encode_to_vec()
+pub(super) fn group(id: &GroupId, epoch: i32, empty_since: Option<TimestampMs>) -> CoordinatorRecord {
+    let value = GroupValue { version: VERSION, epoch, empty_since: empty_since.map(TimestampMs::get) };
+    record(&key(Kind::Group, id), Some(value.encode_to_vec()))
+}
+
+/// `None`: it is no classic group any more.
+pub(super) fn classic(id: &GroupId, group: Option<&classic::Durable>) -> CoordinatorRecord {
+    record(&key(Kind::Classic, id), group.map(classic::value))
 }
 
 fn member_value(member: &Member) -> Vec<u8> {
@@ -186,7 +194,8 @@ pub(super) fn changes(id: &GroupId, old: &Group, new: &Group) -> Vec<Coordinator
     let mut records = Vec::new();
     if (old.epoch, old.empty_since) != (new.epoch, new.empty_since) {
         let is_gone = *new == Group::default();
-        records.push(record(&key(Kind::Group, id), (!is_gone).then(|| group_value(new))));
+        let gone = || record(&key(Kind::Group, id), None);
+        records.push(if is_gone { gone() } else { group(id, new.epoch, new.empty_since) });
     }
     let same = |a: Option<&Arc<Member>>, b: Option<&Arc<Member>>| match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
@@ -246,6 +255,7 @@ pub(super) fn parse(found: &CoordinatorRecord) -> Result<Option<(GroupId, Change
             });
             Change::Offset(tp, committed)
         }
+        Kind::Classic => Change::Classic(found.value.as_deref().map(classic::parse).transpose()?),
     };
     Ok(Some((group, change)))
 }

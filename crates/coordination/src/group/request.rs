@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use highwater_types::{GroupId, InstanceId, LeaderEpoch, MemberEpoch, MemberId, Offset, TimestampMs, TopicPartition};
+use bytes::Bytes;
+use highwater_types::{
+    Generation, GroupId, InstanceId, LeaderEpoch, MemberEpoch, MemberId, Offset, TimestampMs, TopicPartition,
+};
 
-use super::Subscription;
+use super::{Error, JoinAnswer, JoinRequest, LeavingMember, LeftMember, Subscription, SyncAnswer, SyncRequest};
 use crate::ProducerIdentity;
 
 /// Settings of all groups.
@@ -21,6 +24,11 @@ pub struct GroupConfig {
     pub metadata_bytes_max: usize,
     /// How long the offsets of a group without members are kept.
     pub offsets_retention: Duration,
+    /// What members of classic groups may ask for.
+    pub classic_session_timeout_min: Duration,
+    pub classic_session_timeout_max: Duration,
+    /// How long the first member of a classic group waits for others; prolonged as they come. Zero: not at all.
+    pub classic_initial_delay: Duration,
 }
 
 impl Default for GroupConfig {
@@ -31,6 +39,9 @@ impl Default for GroupConfig {
             members_max: 10_000,
             metadata_bytes_max: 4096,
             offsets_retention: Duration::from_secs(7 * 24 * 3600),
+            classic_session_timeout_min: Duration::from_secs(6),
+            classic_session_timeout_max: Duration::from_secs(1800),
+            classic_initial_delay: Duration::from_secs(3),
         }
     }
 }
@@ -90,9 +101,22 @@ pub struct OffsetsInTransaction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Heartbeat(Heartbeat),
+    Join(JoinRequest),
+    Sync(SyncRequest),
+    ClassicHeartbeat {
+        group: GroupId,
+        member: MemberId,
+        generation: Generation,
+        instance: Option<InstanceId>,
+    },
+    Leave {
+        group: GroupId,
+        members: Vec<LeavingMember>,
+    },
     CommitOffsets {
         group: GroupId,
-        /// `None`: nobody's in particular; taken while the group has no members, or as part of a transaction.
+        /// `None`: nobody's in particular; taken while the group has no members, or as part of a transaction. The epoch of a classic
+        /// member is its generation.
         member: Option<(MemberId, MemberEpoch)>,
         instance: Option<InstanceId>,
         offsets: Vec<OffsetCommit>,
@@ -103,6 +127,8 @@ pub enum Request {
         /// Empty: all that have one.
         partitions: Vec<TopicPartition>,
         require_stable: bool,
+        /// Fenced as a commit is; `None`: nobody in particular.
+        member: Option<(MemberId, MemberEpoch)>,
     },
     DeleteOffsets {
         group: GroupId,
@@ -116,7 +142,15 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
     Heartbeat(HeartbeatAnswer),
-    Committed,
+    Joined(JoinAnswer),
+    /// Join again with this id (KIP-394).
+    MemberIdRequired(MemberId),
+    Synced(SyncAnswer),
+    /// The classic heartbeat is taken.
+    Alive,
+    Left(Vec<LeftMember>),
+    /// As asked, one by one.
+    Committed(Vec<(TopicPartition, Result<(), Error>)>),
     /// `None`: nothing is committed. `Err`: an open transaction is about to change it.
     Offsets(Vec<(TopicPartition, Result<Option<CommittedOffset>, Unstable>)>),
     Deleted,
@@ -131,15 +165,27 @@ pub struct Unstable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedGroup {
     pub group: GroupId,
-    /// `Empty`, `Reconciling` or `Stable`.
+    pub kind: GroupKind,
+    /// `Empty`, `Reconciling` or `Stable`; of a classic one `Empty`, `PreparingRebalance`, `CompletingRebalance` or `Stable`.
     pub state: &'static str,
+    /// `consumer`; what its members say of a classic one; empty if offsets are all that is known of it.
+    pub protocol_type: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// KIP-848.
+    Consumer,
+    Classic,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DescribedGroup {
     pub listed: ListedGroup,
+    /// Or the generation.
     pub epoch: i32,
-    pub assignor: &'static str,
+    /// Or the protocol that was chosen.
+    pub assignor: String,
     pub members: Vec<DescribedMember>,
 }
 
@@ -154,4 +200,13 @@ pub struct DescribedMember {
     pub subscription: Subscription,
     pub assignment: BTreeSet<TopicPartition>,
     pub target: BTreeSet<TopicPartition>,
+    /// Of a member of a classic group: what the other fields say of topics and partitions is read from this, if it can be.
+    pub opaque: Option<OpaqueParts>,
+}
+
+/// What classic members tell their leader, and it them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpaqueParts {
+    pub metadata: Bytes,
+    pub assignment: Bytes,
 }

@@ -1,85 +1,47 @@
-//! The groups of one partition of `__consumer_offsets`.
+//! The groups of one partition of `__consumer_offsets`: takes requests, time and topics to those that know what follows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_types::{GroupId, LeaderEpoch, MemberEpoch, MemberId, Offset, TopicPartition};
+use highwater_types::{GroupId, LeaderEpoch, MemberId, Offset};
 
+use super::classic::{ClassicGroup, Out, Turn};
 use super::record::{self, Change};
-use super::state::{Entry, Group, Member, compile};
-use super::{
-    Action, DescribedGroup, DescribedMember, Error, GroupConfig, Heartbeat, HeartbeatAnswer, ListedGroup, Request,
-    Response, offsets,
-};
-use crate::assignor::Assignor;
+use super::state::{Entry, Group};
+use super::timers::{Timer, Timers};
+use super::{Action, Error, GroupConfig, Request, Response};
 use crate::{CoordinatorRecord, CorruptRecord, Effects, EndMarker, Now, ProducerIdentity, Shard, Token, Topics, Write};
 
 type GroupEffects = Effects<Response, Error, Action>;
 
 /// How often offsets are looked at for their age.
 const RETENTION_PERIOD: Duration = Duration::from_secs(600);
-/// For a member that states none.
-const REBALANCE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct GroupShard {
-    config: GroupConfig,
-    groups: BTreeMap<GroupId, Entry>,
-    topics: Topics,
-    timers: Timers,
+    pub(super) config: GroupConfig,
+    pub(super) groups: BTreeMap<GroupId, Entry>,
+    /// Of those that have members, or ids given to members to be: with what does not outlive the coordinator.
+    pub(super) classic: BTreeMap<GroupId, ClassicGroup>,
+    pub(super) topics: Topics,
+    pub(super) timers: Timers,
     next_retention: Option<Duration>,
 }
 
-/// When members are given up: what does not outlive the coordinator.
-#[derive(Debug, Clone, Default)]
-struct Timers {
-    at: BTreeMap<(GroupId, MemberId, Why), Duration>,
-    by_time: BTreeSet<(Duration, GroupId, MemberId, Why)>,
+fn write(records: Vec<CoordinatorRecord>) -> Option<Write> {
+    (!records.is_empty()).then_some(Write { transaction_of: None, records })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    /// It was not heard of.
-    Session,
-    /// It did not give up what it should.
-    Rebalance,
+fn effects(records: Vec<CoordinatorRecord>) -> GroupEffects {
+    Effects { write: write(records), ..Effects::default() }
 }
 
-impl Timers {
-    fn set(&mut self, group: &GroupId, member: &MemberId, why: Why, at: Option<Duration>) {
-        let key = (group.clone(), member.clone(), why);
-        if let Some(before) = self.at.remove(&key) {
-            self.by_time.remove(&(before, key.0.clone(), key.1.clone(), why));
-        }
-        if let Some(at) = at {
-            self.by_time.insert((at, key.0.clone(), key.1.clone(), why));
-            self.at.insert(key, at);
-        }
+impl From<Out> for GroupEffects {
+    fn from(out: Out) -> Self {
+        Self { write: write(out.records), replies: out.replies, actions: Vec::new() }
     }
-
-    fn is_set(&self, group: &GroupId, member: &MemberId, why: Why) -> bool {
-        self.at.contains_key(&(group.clone(), member.clone(), why))
-    }
-
-    fn clear(&mut self, group: &GroupId, member: &MemberId) {
-        self.set(group, member, Why::Session, None);
-        self.set(group, member, Why::Rebalance, None);
-    }
-
-    fn due(&self, now: Duration) -> BTreeSet<(GroupId, MemberId)> {
-        self.by_time
-            .iter()
-            .take_while(|(at, ..)| *at <= now)
-            .map(|(_, group, member, _)| (group.clone(), member.clone()))
-            .collect()
-    }
-}
-
-fn effects(write: Vec<CoordinatorRecord>) -> GroupEffects {
-    let write = (!write.is_empty()).then_some(Write { transaction_of: None, records: write });
-    Effects { write, ..Effects::default() }
 }
 
 impl GroupShard {
@@ -87,6 +49,7 @@ impl GroupShard {
         Self {
             config,
             groups: BTreeMap::new(),
+            classic: BTreeMap::new(),
             topics: Topics::default(),
             timers: Timers::default(),
             next_retention: None,
@@ -98,12 +61,8 @@ impl GroupShard {
         &self.groups
     }
 
-    fn group(&self, id: &GroupId) -> Group {
+    pub(super) fn group(&self, id: &GroupId) -> Group {
         self.groups.get(id).map(|entry| entry.group.clone()).unwrap_or_default()
-    }
-
-    fn known(&self, id: &GroupId) -> Result<&Entry, Error> {
-        self.groups.get(id).ok_or_else(|| Error::UnknownGroup(id.clone()))
     }
 
     fn apply(&mut self, id: GroupId, change: Change, transaction_of: Option<ProducerIdentity>) {
@@ -112,6 +71,7 @@ impl GroupShard {
             (Change::Group(value), _) => {
                 (entry.group.epoch, entry.group.empty_since) = value.unwrap_or_default();
             }
+            (Change::Classic(value), _) => entry.classic = value,
             (Change::Member(member, Some(value)), _) => _ = entry.group.members.insert(member, Arc::new(*value)),
             (Change::Member(member, None), _) => _ = entry.group.members.remove(&member),
             (Change::Target(member, Some(value)), _) => _ = entry.group.target.insert(member, Arc::new(value)),
@@ -135,214 +95,65 @@ impl GroupShard {
         }
     }
 
-    fn heartbeat(&mut self, now: Now, asked: Heartbeat) -> Result<(HeartbeatAnswer, Vec<CoordinatorRecord>), Error> {
-        let (id, member) = (asked.group.clone(), asked.member.clone());
-        let before = self.group(&id);
-        let mut after = before.clone();
-        let joins = asked.epoch == MemberEpoch::FIRST;
-        let changed = match asked.epoch {
-            MemberEpoch::FIRST => self.join(&mut after, &asked)?,
-            MemberEpoch::LEAVE | MemberEpoch::LEAVE_STATIC => return self.leave(now, before, &asked),
-            epoch if epoch.get() < 0 => return Err(Error::BadEpoch(epoch)),
-            _ => check_epoch(&after, &asked)? | update(&mut after, &asked)?,
-        };
-        if changed {
-            after.assign(&self.topics);
+    /// Lets something happen to a classic group, which may come to be by it.
+    pub(super) fn with_classic<R>(&mut self, now: Now, id: &GroupId, act: impl FnOnce(&mut Turn<'_>) -> R) -> (R, Out) {
+        let mut group = self.classic.remove(id).unwrap_or_else(|| {
+            let entry = self.groups.get(id);
+            ClassicGroup::new(entry.map_or(0, |it| it.group.epoch), entry.and_then(|it| it.classic.as_ref()))
+        });
+        let mut out = Out::default();
+        let (config, timers) = (&self.config, &mut self.timers);
+        let result = act(&mut Turn { id, now, config, timers, group: &mut group, out: &mut out });
+        if !group.is_idle() {
+            self.classic.insert(id.clone(), group);
         }
-        after.empty_since = None;
-        let Some(known) = after.members.get(&member).cloned() else {
-            return Err(Error::UnknownMember { group: id, member });
-        };
-        let next = after.step(&member, &known, asked.owned.as_ref());
-        let told = before.members.get(&member).map(|it| (it.epoch, it.assignment()));
-        // Also what an answer said that was lost.
-        let repeats = asked.epoch != next.epoch;
-        let news = joins || repeats || asked.owned.is_some() || told != Some((next.epoch, next.assignment()));
-        let answer = HeartbeatAnswer {
-            member: member.clone(),
-            epoch: next.epoch,
-            heartbeat_interval: self.config.heartbeat_interval,
-            session_timeout: self.config.session_timeout,
-            assignment: news.then(|| next.assignment()),
-        };
-        self.timers.set(&id, &member, Why::Session, Some(now.elapsed + self.config.session_timeout));
-        let is_revoking = !next.revoking.is_empty();
-        if is_revoking != self.timers.is_set(&id, &member, Why::Rebalance) {
-            self.timers.set(&id, &member, Why::Rebalance, is_revoking.then(|| now.elapsed + next.rebalance_timeout));
-        }
-        if next != *known {
-            after.members.insert(member, Arc::new(next));
-        }
-        Ok((answer, record::changes(&id, &before, &after)))
+        (result, out)
     }
 
-    /// Returns whether there is to be a new target.
-    fn join(&mut self, group: &mut Group, asked: &Heartbeat) -> Result<bool, Error> {
-        if group.members.contains_key(&asked.member) {
-            // An answer was lost, or it begins anew: it has nothing.
-            if let Some(member) = group.members.get_mut(&asked.member) {
-                let member = Arc::make_mut(member);
-                (member.epoch, member.previous_epoch) = (MemberEpoch::FIRST, MemberEpoch::FIRST);
+    /// A member of the one kind would join a group of the other.
+    fn check_kind(&self, request: &Request) -> Result<(), Error> {
+        let has_others = match request {
+            Request::Join(asked) => self.groups.get(&asked.group).is_some_and(|it| !it.group.members.is_empty()),
+            Request::Heartbeat(asked) => self.classic.get(&asked.group).is_some_and(ClassicGroup::has_members),
+            _ => false,
+        };
+        match request {
+            Request::Join(super::JoinRequest { group, .. }) | Request::Heartbeat(super::Heartbeat { group, .. })
+                if has_others =>
+            {
+                Err(Error::OtherKind(group.clone()))
             }
-            return update(group, asked);
+            _ => Ok(()),
         }
-        let subscription = asked.subscription.clone().ok_or(Error::NoSubscription)?;
-        check_subscription(&subscription, asked.assignor.as_deref())?;
-        let mut new = Member {
-            instance: asked.instance.clone(),
-            rack: asked.rack.clone(),
-            client_id: asked.client_id.clone(),
-            client_host: asked.client_host.clone(),
-            subscription,
-            assignor: asked.assignor.clone().unwrap_or_default(),
-            rebalance_timeout: asked.rebalance_timeout.unwrap_or(REBALANCE_TIMEOUT),
-            epoch: MemberEpoch::FIRST,
-            previous_epoch: MemberEpoch::FIRST,
-            assigned: BTreeMap::new(),
-            revoking: BTreeMap::new(),
-        };
-        let same_instance = |(_, member): &(&MemberId, &Arc<Member>)| member.instance == asked.instance;
-        let other = asked.instance.as_ref().and_then(|_| group.members.iter().find(same_instance));
-        let Some((old_id, old)) = other.map(|(id, member)| (id.clone(), Arc::clone(member))) else {
-            if group.members.len() >= self.config.members_max {
-                return Err(Error::Full { group: asked.group.clone(), max: self.config.members_max });
+    }
+
+    /// Requests that are answered at once.
+    fn answer(&mut self, now: Now, request: Request) -> Result<(Response, Option<Write>), Error> {
+        let written = |response, records| Ok((response, write(records)));
+        match request {
+            Request::Heartbeat(asked) => {
+                let (answer, records) = self.heartbeat(now, asked)?;
+                written(Response::Heartbeat(answer), records)
             }
-            group.members.insert(asked.member.clone(), Arc::new(new));
-            return Ok(true);
-        };
-        if old.epoch != MemberEpoch::LEAVE_STATIC {
-            let (group, session) = (asked.group.clone(), self.config.session_timeout);
-            let instance = old.instance.clone().or_else(|| asked.instance.clone());
-            return Err(match instance {
-                Some(instance) => Error::UnreleasedInstance { group, instance, session },
-                None => Error::UnknownMember { group, member: asked.member.clone() },
-            });
+            Request::CommitOffsets { .. } => self.commit(now, request),
+            Request::FetchOffsets { group, partitions, require_stable, member } => {
+                Ok((self.fetch(&group, partitions, require_stable, &member)?, None))
+            }
+            Request::DeleteOffsets { group, partitions } => {
+                let records = self.delete_offsets(&group, &partitions)?;
+                written(Response::Deleted, records)
+            }
+            Request::ListGroups => Ok((Response::Groups(self.list()), None)),
+            Request::DescribeGroup(group) => Ok((Response::Group(self.describe(&group)?), None)),
+            Request::DeleteGroup(group) => {
+                let records = self.delete_group(&group)?;
+                written(Response::Deleted, records)
+            }
+            // These take the other way.
+            Request::Join(_) | Request::Sync(_) | Request::ClassicHeartbeat { .. } | Request::Leave { .. } => {
+                Ok((Response::Alive, None))
+            }
         }
-        // A static member is back, under a new id: what it had is its own again, and nobody else's moves.
-        let same = (&old.subscription, &old.assignor) == (&new.subscription, &new.assignor);
-        new.assigned = old.assigned.clone();
-        group.members.remove(&old_id);
-        group.members.insert(asked.member.clone(), Arc::new(new));
-        if let Some(target) = group.target.remove(&old_id) {
-            group.target.insert(asked.member.clone(), target);
-        }
-        self.timers.clear(&asked.group, &old_id);
-        Ok(!same)
-    }
-
-    fn leave(
-        &mut self,
-        now: Now,
-        before: Group,
-        asked: &Heartbeat,
-    ) -> Result<(HeartbeatAnswer, Vec<CoordinatorRecord>), Error> {
-        let (id, member) = (&asked.group, &asked.member);
-        let unknown = || Error::UnknownMember { group: id.clone(), member: member.clone() };
-        let known = before.members.get(member).ok_or_else(unknown)?;
-        let mut after = before.clone();
-        if asked.epoch == MemberEpoch::LEAVE_STATIC && known.instance.is_some() {
-            let mut away = Member::clone(known);
-            away.epoch = MemberEpoch::LEAVE_STATIC;
-            // What it was giving up, it has given up.
-            away.revoking.clear();
-            after.members.insert(member.clone(), Arc::new(away));
-            self.timers.set(id, member, Why::Rebalance, None);
-            self.timers.set(id, member, Why::Session, Some(now.elapsed + self.config.session_timeout));
-        } else {
-            self.remove(now, id, &mut after, [member]);
-        }
-        let answer = HeartbeatAnswer {
-            member: member.clone(),
-            epoch: asked.epoch,
-            heartbeat_interval: self.config.heartbeat_interval,
-            session_timeout: self.config.session_timeout,
-            assignment: None,
-        };
-        Ok((answer, record::changes(id, &before, &after)))
-    }
-
-    /// Members are gone; the others get what they had.
-    fn remove<'a>(&mut self, now: Now, id: &GroupId, group: &mut Group, gone: impl IntoIterator<Item = &'a MemberId>) {
-        for member in gone {
-            group.members.remove(member);
-            group.target.remove(member);
-            self.timers.clear(id, member);
-        }
-        group.assign(&self.topics);
-        if group.members.is_empty() {
-            group.empty_since = Some(now.wall);
-        }
-    }
-
-    fn commit(&self, now: Now, request: Request) -> Result<(Option<ProducerIdentity>, Vec<CoordinatorRecord>), Error> {
-        let Request::CommitOffsets { group, member, instance, offsets, transaction } = request else {
-            return Ok((None, Vec::new()));
-        };
-        // One that this broker has yet to hear of would be taken for deleted.
-        if let Some(unknown) = offsets.iter().map(|it| it.partition.topic).find(|id| self.topics.get(*id).is_none()) {
-            return Err(Error::UnknownTopic(unknown));
-        }
-        let nothing = Entry::default();
-        let entry = self.groups.get(&group).unwrap_or(&nothing);
-        entry.check_commit(
-            &self.config,
-            &group,
-            member.as_ref(),
-            instance.as_ref(),
-            transaction.is_some(),
-            &offsets,
-        )?;
-        let one =
-            |it: &super::OffsetCommit| record::offset(&group, &it.partition, Some(&offsets::committed(it, now.wall)));
-        Ok((transaction.map(|it| it.producer), offsets.iter().map(one).collect()))
-    }
-
-    fn delete_offsets(&self, id: &GroupId, partitions: &[TopicPartition]) -> Result<Vec<CoordinatorRecord>, Error> {
-        let entry = self.known(id)?;
-        let subscribed = entry.group.subscribed(&self.topics);
-        if partitions.iter().any(|tp| subscribed.values().any(|wanted| wanted.contains(tp))) {
-            return Err(Error::Subscribed(id.clone()));
-        }
-        let there = partitions.iter().filter(|tp| entry.offsets.contains_key(*tp));
-        Ok(there.map(|tp| record::offset(id, tp, None)).collect())
-    }
-
-    fn delete_group(&self, id: &GroupId) -> Result<Vec<CoordinatorRecord>, Error> {
-        let entry = self.known(id)?;
-        if !entry.group.members.is_empty() || !entry.pending.is_empty() {
-            return Err(Error::NonEmpty(id.clone()));
-        }
-        Ok(forget(id, entry, entry.offsets.keys().copied().collect()))
-    }
-
-    fn describe(&self, id: &GroupId) -> Result<DescribedGroup, Error> {
-        let group = &self.known(id)?.group;
-        let member = |(id, member): (&MemberId, &Arc<Member>)| DescribedMember {
-            member: id.clone(),
-            instance: member.instance.clone(),
-            rack: member.rack.clone(),
-            client_id: member.client_id.clone(),
-            client_host: member.client_host.clone(),
-            epoch: member.epoch,
-            subscription: member.subscription.clone(),
-            assignment: member.assignment(),
-            target: group.target_of(id),
-        };
-        Ok(DescribedGroup {
-            listed: ListedGroup { group: id.clone(), state: group.state() },
-            epoch: group.epoch,
-            assignor: group.assignor().name(),
-            members: group.members.iter().map(member).collect(),
-        })
-    }
-
-    fn expire_offsets(&self, now: Now) -> Vec<CoordinatorRecord> {
-        let one = |(id, entry): (&GroupId, &Entry)| {
-            let expired = entry.expired(&self.config, now.wall);
-            let is_due = !expired.is_empty() || entry.is_over(&self.config, now.wall);
-            if is_due { forget(id, entry, expired) } else { Vec::new() }
-        };
-        self.groups.iter().flat_map(one).collect()
     }
 
     /// New targets where topics have changed; offsets of deleted ones go.
@@ -362,64 +173,6 @@ impl GroupShard {
         }
         records
     }
-}
-
-/// Forgets these offsets, and the group if nothing else is left of it.
-fn forget(id: &GroupId, entry: &Entry, offsets: Vec<TopicPartition>) -> Vec<CoordinatorRecord> {
-    let mut records: Vec<_> = offsets.iter().map(|tp| record::offset(id, tp, None)).collect();
-    if offsets.len() == entry.offsets.len() && entry.group.members.is_empty() && entry.pending.is_empty() {
-        records.extend(record::changes(id, &entry.group, &Group::default()));
-    }
-    records
-}
-
-fn check_subscription(subscription: &super::Subscription, assignor: Option<&str>) -> Result<(), Error> {
-    if let Err(error) = compile(&subscription.pattern) {
-        return Err(Error::Pattern { pattern: subscription.pattern.clone(), problem: error.to_string() });
-    }
-    match assignor {
-        Some(name) if Assignor::from_name(name).is_none() => Err(Error::UnsupportedAssignor(name.to_owned())),
-        _ => Ok(()),
-    }
-}
-
-/// Whether the member is in the epoch that it says. Its last answer may have been lost: then it says the one before, and that
-/// it has no more than it was told.
-fn check_epoch(group: &Group, asked: &Heartbeat) -> Result<bool, Error> {
-    let unknown = || Error::UnknownMember { group: asked.group.clone(), member: asked.member.clone() };
-    let known = group.members.get(&asked.member).ok_or_else(unknown)?;
-    if let Some(instance) = asked.instance.as_ref().filter(|instance| known.instance.as_ref() != Some(instance)) {
-        return Err(Error::FencedInstance { group: asked.group.clone(), instance: instance.clone() });
-    }
-    let owns_no_more = asked.owned.as_ref().is_none_or(|owned| owned.iter().all(|tp| known.has(tp)));
-    let repeats = asked.epoch == known.previous_epoch && owns_no_more;
-    if asked.epoch == known.epoch || repeats {
-        return Ok(false);
-    }
-    let (current, found) = (known.epoch, asked.epoch);
-    Err(Error::FencedEpoch { group: asked.group.clone(), member: asked.member.clone(), current, found })
-}
-
-/// Takes over what the member says of itself. Returns whether there is to be a new target.
-fn update(group: &mut Group, asked: &Heartbeat) -> Result<bool, Error> {
-    let Some(known) = group.members.get(&asked.member) else { return Ok(false) };
-    let mut next = Member::clone(known);
-    if let Some(subscription) = &asked.subscription {
-        next.subscription = subscription.clone();
-    }
-    if let Some(assignor) = &asked.assignor {
-        next.assignor.clone_from(assignor);
-    }
-    check_subscription(&next.subscription, Some(&next.assignor))?;
-    next.rebalance_timeout = asked.rebalance_timeout.unwrap_or(next.rebalance_timeout);
-    if asked.rack.is_some() {
-        next.rack.clone_from(&asked.rack);
-    }
-    let changed = (&next.subscription, &next.assignor) != (&known.subscription, &known.assignor);
-    if next != **known {
-        group.members.insert(asked.member.clone(), Arc::new(next));
-    }
-    Ok(changed)
 }
 
 impl Shard for GroupShard {
@@ -456,77 +209,95 @@ impl Shard for GroupShard {
     fn loaded(&mut self, now: Now, _: LeaderEpoch, topics: &Topics) -> GroupEffects {
         self.topics = topics.clone();
         self.timers = Timers::default();
+        self.classic = BTreeMap::new();
         self.next_retention = Some(now.elapsed + RETENTION_PERIOD);
         // Members need time to find this coordinator: each gets a whole session.
         for (id, entry) in &self.groups {
             for (member, known) in &entry.group.members {
-                self.timers.set(id, member, Why::Session, Some(now.elapsed + self.config.session_timeout));
+                let session = now.elapsed + self.config.session_timeout;
+                self.timers.set(id, Timer::Session(member.clone()), Some(session));
                 if !known.revoking.is_empty() {
-                    self.timers.set(id, member, Why::Rebalance, Some(now.elapsed + known.rebalance_timeout));
+                    let rebalance = now.elapsed + known.rebalance_timeout;
+                    self.timers.set(id, Timer::Rebalance(member.clone()), Some(rebalance));
                 }
             }
+        }
+        let classic: Vec<GroupId> =
+            self.groups.iter().filter(|(_, entry)| entry.classic.is_some()).map(|(id, _)| id.clone()).collect();
+        for id in classic {
+            self.with_classic(now, &id, |turn| turn.loaded());
         }
         effects(self.follow_topics())
     }
 
     fn handle(&mut self, now: Now, token: Token, request: Request) -> GroupEffects {
-        let mut transaction_of = None;
-        let result = match request {
-            Request::Heartbeat(asked) => {
-                self.heartbeat(now, asked).map(|(answer, records)| (Response::Heartbeat(answer), records))
+        if let Err(error) = self.check_kind(&request) {
+            return Effects { replies: vec![(token, Err(error))], ..Effects::default() };
+        }
+        match request {
+            Request::Join(asked) => {
+                let id = asked.group.clone();
+                self.with_classic(now, &id, |turn| turn.join(token, asked)).1.into()
             }
-            request @ Request::CommitOffsets { .. } => self.commit(now, request).map(|(producer, records)| {
-                transaction_of = producer;
-                (Response::Committed, records)
-            }),
-            Request::FetchOffsets { group, partitions, require_stable } => {
-                let nothing = Entry::default();
-                let entry = self.groups.get(&group).unwrap_or(&nothing);
-                let partitions = if partitions.is_empty() { entry.partitions() } else { partitions };
-                let found = partitions.into_iter().map(|tp| (tp, entry.fetch(&tp, require_stable)));
-                Ok((Response::Offsets(found.collect()), Vec::new()))
+            Request::Sync(asked) => {
+                let id = asked.group.clone();
+                self.with_classic(now, &id, |turn| turn.sync(token, asked)).1.into()
             }
-            Request::DeleteOffsets { group, partitions } => {
-                self.delete_offsets(&group, &partitions).map(|records| (Response::Deleted, records))
+            Request::ClassicHeartbeat { group, member, generation, instance } => {
+                let beat = |turn: &mut Turn<'_>| {
+                    let taken = turn.heartbeat(&member, instance.as_ref(), generation);
+                    turn.reply(token, taken.map(|()| Response::Alive));
+                };
+                self.with_classic(now, &group, beat).1.into()
             }
-            Request::ListGroups => {
-                let one =
-                    |(id, entry): (&GroupId, &Entry)| ListedGroup { group: id.clone(), state: entry.group.state() };
-                Ok((Response::Groups(self.groups.iter().map(one).collect()), Vec::new()))
+            Request::Leave { group, members } => {
+                let leave = |turn: &mut Turn<'_>| {
+                    let left = turn.leave(members);
+                    turn.reply(token, Ok(Response::Left(left)));
+                };
+                self.with_classic(now, &group, leave).1.into()
             }
-            Request::DescribeGroup(group) => self.describe(&group).map(|found| (Response::Group(found), Vec::new())),
-            Request::DeleteGroup(group) => self.delete_group(&group).map(|records| (Response::Deleted, records)),
-        };
-        let (reply, records) = match result {
-            Ok((response, records)) => (Ok(response), records),
-            Err(error) => (Err(error), Vec::new()),
-        };
-        let write = (!records.is_empty()).then_some(Write { transaction_of, records });
-        Effects { write, replies: vec![(token, reply)], actions: Vec::new() }
+            request => {
+                let (reply, write) = match self.answer(now, request) {
+                    Ok((response, write)) => (Ok(response), write),
+                    Err(error) => (Err(error), None),
+                };
+                Effects { write, replies: vec![(token, reply)], actions: Vec::new() }
+            }
+        }
     }
 
     fn next_timer(&self) -> Option<Duration> {
-        let first = self.timers.by_time.first().map(|(at, ..)| *at);
-        [first, self.next_retention].into_iter().flatten().min()
+        [self.timers.first(), self.next_retention].into_iter().flatten().min()
     }
 
     fn on_time(&mut self, now: Now) -> GroupEffects {
-        let mut records = Vec::new();
+        let mut all = Out::default();
         let mut gone: BTreeMap<GroupId, Vec<MemberId>> = BTreeMap::new();
-        for (group, member) in self.timers.due(now.elapsed) {
-            gone.entry(group).or_default().push(member);
+        while let Some((group, timer)) = self.timers.pop_due(now.elapsed) {
+            match timer {
+                Timer::Session(member) | Timer::Rebalance(member) => gone.entry(group).or_default().push(member),
+                timer if !self.classic.contains_key(&group) => {
+                    debug_assert!(false, "{timer:?} of group {group:?}, which has no members");
+                }
+                timer => {
+                    let ((), out) = self.with_classic(now, &group, |turn| turn.on_timer(&timer));
+                    all.records.extend(out.records);
+                    all.replies.extend(out.replies);
+                }
+            }
         }
         for (id, members) in gone {
             let before = self.group(&id);
             let mut after = before.clone();
             self.remove(now, &id, &mut after, &members);
-            records.extend(record::changes(&id, &before, &after));
+            all.records.extend(record::changes(&id, &before, &after));
         }
         if self.next_retention.is_some_and(|at| at <= now.elapsed) {
             self.next_retention = Some(now.elapsed + RETENTION_PERIOD);
-            records.extend(self.expire_offsets(now));
+            all.records.extend(self.expire_offsets(now));
         }
-        effects(records)
+        all.into()
     }
 
     fn on_topics(&mut self, _: Now, topics: &Topics) -> GroupEffects {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_types::{InstanceId, MemberEpoch, MemberId, ProducerId, TimestampMs, TopicPartition};
+use highwater_types::{GroupId, InstanceId, MemberEpoch, MemberId, ProducerId, TimestampMs, TopicPartition};
 
-use super::CommittedOffset;
+use super::classic;
+use super::{CommittedOffset, Error};
 use crate::Topics;
 use crate::assignor::{Assignment, Assignor};
 
@@ -72,7 +73,7 @@ impl Member {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Group {
-    /// Of members, subscriptions and topics; the target is always of this one.
+    /// Of members, subscriptions and topics; the target is always of this one. Of a classic group: the generation.
     pub epoch: i32,
     pub members: BTreeMap<MemberId, Arc<Member>>,
     pub target: BTreeMap<MemberId, Arc<BTreeSet<TopicPartition>>>,
@@ -84,6 +85,8 @@ pub(super) struct Group {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Entry {
     pub group: Group,
+    /// Of a classic group, with `epoch` and `empty_since` of `group`, which has no members then.
+    pub classic: Option<classic::Durable>,
     pub offsets: BTreeMap<TopicPartition, CommittedOffset>,
     /// Of transactions that are open, by producer.
     pub pending: BTreeMap<ProducerId, BTreeMap<TopicPartition, CommittedOffset>>,
@@ -92,6 +95,11 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn is_pending(&self, tp: &TopicPartition) -> bool {
         self.pending.values().any(|offsets| offsets.contains_key(tp))
+    }
+
+    /// Of either kind, as it was written down.
+    pub(super) fn has_members(&self) -> bool {
+        !self.group.members.is_empty() || self.classic.as_ref().is_some_and(|classic| !classic.members.is_empty())
     }
 
     /// Whether there is nothing to remember of it.
@@ -113,6 +121,26 @@ impl Group {
             true => "Empty",
             false if self.members.iter().all(settled) => "Stable",
             false => "Reconciling",
+        }
+    }
+
+    /// Who says that it is `member`, and `instance`, is.
+    pub(super) fn member_of(
+        &self,
+        id: &GroupId,
+        member: &MemberId,
+        instance: Option<&InstanceId>,
+    ) -> Result<&Arc<Member>, Error> {
+        let known = self.members.get(member);
+        let Some(instance) = instance.filter(|it| known.is_none_or(|known| known.instance.as_ref() != Some(*it)))
+        else {
+            return known.ok_or_else(|| Error::UnknownMember { group: id.clone(), member: member.clone() });
+        };
+        // Another has its place, or it never had that one.
+        let is_others = self.members.values().any(|other| other.instance.as_ref() == Some(instance));
+        match known.is_some() || is_others {
+            true => Err(Error::FencedInstance { group: id.clone(), instance: instance.clone() }),
+            false => Err(Error::UnknownMember { group: id.clone(), member: member.clone() }),
         }
     }
 

@@ -158,11 +158,15 @@ impl World {
             offsets: tps.iter().map(one).collect(),
             transaction: transaction.map(|producer| OffsetsInTransaction { producer }),
         };
-        self.ask(request).map(drop)
+        match self.ask(request)? {
+            Response::Committed(results) => results.into_iter().try_for_each(|(_, result)| result),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn committed(&mut self, partition: TopicPartition, require_stable: bool) -> Option<Option<i64>> {
-        let request = Request::FetchOffsets { group: group(), partitions: vec![partition], require_stable };
+        let request =
+            Request::FetchOffsets { group: group(), partitions: vec![partition], require_stable, member: None };
         match self.ask(request).unwrap() {
             Response::Offsets(found) => found[0].1.clone().ok().map(|it| it.map(|it| it.offset.get())),
             other => panic!("{other:?}"),
@@ -424,14 +428,15 @@ fn groups_are_listed_described_and_deleted() {
     assert_eq!(world.ask(Request::DescribeGroup(group())).unwrap_err().code(), ErrorCode::GroupIdNotFound);
     let one = Client::join(&mut world, 1);
     let Ok(Response::Group(found)) = world.ask(Request::DescribeGroup(group())) else { panic!() };
-    assert_eq!((found.listed.state, found.members.len(), found.assignor), ("Stable", 1, "uniform"));
+    assert_eq!((found.listed.state, found.members.len(), found.assignor.as_str()), ("Stable", 1, "uniform"));
     world.commit(Some((id(1), one.epoch)), &[tp(1, 0)], 4).unwrap();
     assert_eq!(world.ask(Request::DeleteGroup(group())).unwrap_err().code(), ErrorCode::NonEmptyGroup);
     let subscribed = world.ask(Request::DeleteOffsets { group: group(), partitions: vec![tp(1, 0)] });
     assert_eq!(subscribed.unwrap_err().code(), ErrorCode::GroupSubscribedToTopic);
     world.beat(beat(1, -1)).unwrap();
     let Ok(Response::Groups(listed)) = world.ask(Request::ListGroups) else { panic!() };
-    assert_eq!(listed, [ListedGroup { group: group(), state: "Empty" }]);
+    let (kind, protocol_type) = (GroupKind::Consumer, "consumer".to_owned());
+    assert_eq!(listed, [ListedGroup { group: group(), kind, state: "Empty", protocol_type }]);
     world.ask(Request::DeleteGroup(group())).unwrap();
     assert!(world.shard.groups().is_empty());
 }
