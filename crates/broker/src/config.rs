@@ -43,6 +43,8 @@ pub struct BrokerConfig {
     pub group_session_timeout_ms: u64,
     /// How often members are to be heard of.
     pub group_heartbeat_interval_ms: u64,
+    /// How long the first member of a group of the classic protocol waits for others, prolonged as they come; 0: not at all.
+    pub group_initial_rebalance_delay_ms: u64,
     pub transaction_topic_partitions: u32,
     pub limits: Limits,
 }
@@ -95,6 +97,7 @@ impl Default for BrokerConfig {
             offsets_topic_partitions: 16,
             group_session_timeout_ms: 10_000,
             group_heartbeat_interval_ms: 1_000,
+            group_initial_rebalance_delay_ms: 3_000,
             transaction_topic_partitions: 16,
             limits: Limits::default(),
         }

@@ -132,8 +132,13 @@ impl Broker {
             tasks.spawn(complete::run(actions, runtime, leaders, entropy, tasks.clone(), stopping));
         }
         let markers = MarkersService::new(Arc::clone(&coordinators));
-        let coordinator = CoordinatorServer::new(CoordinatorService::new(core.clone(), coordinators, verifier))
-            .max_decoding_message_size(MESSAGE_SIZE_MAX);
+        let coordinator = CoordinatorServer::new(CoordinatorService::new(
+            core.clone(),
+            coordinators,
+            verifier,
+            Arc::clone(&seams.entropy),
+        ))
+        .max_decoding_message_size(MESSAGE_SIZE_MAX);
         let routes = Routes::new(DataService::new(core.clone()))
             .add_service(ReplicationService::new(core.clone(), tasks.clone()))
             .add_service(TransactionMarkersServer::new(markers))

@@ -49,6 +49,7 @@ impl Coordinators {
         let of_groups = GroupConfig {
             session_timeout: Duration::from_millis(core.config.group_session_timeout_ms),
             heartbeat_interval: Duration::from_millis(core.config.group_heartbeat_interval_ms),
+            classic_initial_delay: Duration::from_millis(core.config.group_initial_rebalance_delay_ms),
             ..GroupConfig::default()
         };
         let make = move || GroupShard::new(of_groups.clone());

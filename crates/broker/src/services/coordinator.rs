@@ -1,5 +1,6 @@
 //! The Coordinator service: decode, one call of a coordinator, encode.
 
+mod classic;
 mod convert;
 mod groups;
 
@@ -12,6 +13,7 @@ use highwater_protocol::v1::coordinator_server::Coordinator;
 use highwater_protocol::v1::*;
 use highwater_protocol::{status_from_error, v1::Error as WireError};
 use highwater_record::{EndTransactionMarker, TransactionResult};
+use highwater_seams::Entropy;
 use highwater_types::{ErrorCode, GROUPS_TOPIC, ProducerEpoch, TRANSACTIONS_TOPIC, TopicPartition};
 use tonic::{Request, Response, Status};
 
@@ -29,6 +31,8 @@ pub(crate) struct CoordinatorService {
     coordinators: Arc<Coordinators>,
     /// Asks the coordinators of transactions.
     verifier: Arc<dyn Verifier>,
+    /// For ids of members.
+    entropy: Arc<dyn Entropy>,
 }
 
 type Answered<T> = Result<Response<T>, Status>;
@@ -37,17 +41,18 @@ fn refuse(code: ErrorCode, message: impl Into<String>) -> Status {
     status_from_error(WireError::new(code, message))
 }
 
-fn unsupported<T>(what: &str) -> Answered<T> {
-    Err(refuse(ErrorCode::Unsupported, format!("this broker does not serve {what}")))
-}
-
 fn unexpected(response: &transaction::Response) -> Status {
     refuse(ErrorCode::Internal, format!("a coordinator's answer is of another kind: {response:?}"))
 }
 
 impl CoordinatorService {
-    pub(crate) fn new(core: Arc<Core>, coordinators: Arc<Coordinators>, verifier: Arc<dyn Verifier>) -> Self {
-        Self { core, coordinators, verifier }
+    pub(crate) fn new(
+        core: Arc<Core>,
+        coordinators: Arc<Coordinators>,
+        verifier: Arc<dyn Verifier>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        Self { core, coordinators, verifier, entropy }
     }
 
     fn status(&self, error: CallError<transaction::Error>) -> Status {
@@ -205,17 +210,17 @@ impl Coordinator for CoordinatorService {
     async fn group_heartbeat(&self, request: Request<GroupHeartbeatRequest>) -> Answered<GroupHeartbeatResponse> {
         self.heartbeat_of_group(request.into_inner()).await
     }
-    async fn join_group(&self, _: Request<JoinGroupRequest>) -> Answered<JoinGroupResponse> {
-        unsupported("the classic group protocol")
+    async fn join_group(&self, request: Request<JoinGroupRequest>) -> Answered<JoinGroupResponse> {
+        self.join(request.into_inner()).await
     }
-    async fn sync_group(&self, _: Request<SyncGroupRequest>) -> Answered<SyncGroupResponse> {
-        unsupported("the classic group protocol")
+    async fn sync_group(&self, request: Request<SyncGroupRequest>) -> Answered<SyncGroupResponse> {
+        self.sync(request.into_inner()).await
     }
-    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Answered<HeartbeatResponse> {
-        unsupported("the classic group protocol")
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answered<HeartbeatResponse> {
+        self.heartbeat_of_classic(request.into_inner()).await
     }
-    async fn leave_group(&self, _: Request<LeaveGroupRequest>) -> Answered<LeaveGroupResponse> {
-        unsupported("the classic group protocol")
+    async fn leave_group(&self, request: Request<LeaveGroupRequest>) -> Answered<LeaveGroupResponse> {
+        self.leave(request.into_inner()).await
     }
     async fn commit_offsets(&self, request: Request<CommitOffsetsRequest>) -> Answered<CommitOffsetsResponse> {
         self.commit(request.into_inner()).await

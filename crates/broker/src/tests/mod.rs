@@ -1,5 +1,6 @@
 //! A broker in one process, over real gRPC, on a simulated disk.
 
+mod classic;
 mod connections;
 mod coordinator;
 mod fetch;

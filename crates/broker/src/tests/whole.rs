@@ -27,14 +27,15 @@ pub(super) struct Node {
 }
 
 pub(super) async fn start(fake: &Fake, id: u32, disk: SimDisk) -> Node {
+    let config = BrokerConfig { id: BrokerId::new(id), ..BrokerConfig::default() };
+    start_with(fake, config, disk).await
+}
+
+/// Where controllers and data are, is not the caller's.
+pub(super) async fn start_with(fake: &Fake, config: BrokerConfig, disk: SimDisk) -> Node {
     let controllers = fake.endpoints.iter().map(|endpoint| (endpoint.host.clone(), endpoint.port)).collect();
-    let config = BrokerConfig {
-        id: BrokerId::new(id),
-        controllers,
-        data_dirs: vec![PathBuf::from("/data")],
-        disk_reserve_bytes: 1 << 20,
-        ..BrokerConfig::default()
-    };
+    let data_dirs = vec![PathBuf::from("/data")];
+    let config = BrokerConfig { controllers, data_dirs, disk_reserve_bytes: 1 << 20, ..config };
     let handle = soon(Broker::start(config, Seams::real(), disk.mount())).await.unwrap();
     assert!(soon(handle.ready()).await);
     Node { handle, disk }

@@ -195,6 +195,7 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         offsets_topic_partitions: it.offsets_topic_partitions,
         group_session_timeout_ms: it.group_session_timeout_ms,
         group_heartbeat_interval_ms: it.group_heartbeat_interval_ms,
+        group_initial_rebalance_delay_ms: it.group_initial_rebalance_delay_ms,
         transaction_topic_partitions: it.transaction_topic_partitions,
         limits: Limits {
             connections_max: limits.connections_max,

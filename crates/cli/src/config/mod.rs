@@ -71,6 +71,7 @@ pub struct BrokerSection {
     pub offsets_topic_partitions: u32,
     pub group_session_timeout_ms: u64,
     pub group_heartbeat_interval_ms: u64,
+    pub group_initial_rebalance_delay_ms: u64,
     pub transaction_topic_partitions: u32,
 }
 
@@ -145,6 +146,7 @@ impl Default for BrokerSection {
             offsets_topic_partitions: 16,
             group_session_timeout_ms: 10_000,
             group_heartbeat_interval_ms: 1_000,
+            group_initial_rebalance_delay_ms: 3_000,
             transaction_topic_partitions: 16,
         }
     }

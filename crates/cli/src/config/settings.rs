@@ -161,6 +161,9 @@ settings! {
             "A member of a consumer group that is not heard of for so long is gone, and others take its partitions.";
         group_heartbeat_interval_ms: "MS",
             "How often members of consumer groups are to be heard of.";
+        group_initial_rebalance_delay_ms: "MS",
+            "How long the first member of a group of the classic protocol waits for others, prolonged as they come; 0: not \
+             at all.";
         transaction_topic_partitions: "COUNT",
             "Partitions of __transaction_state, which transactional ids are spread over. Used when the topic is made.";
     }

@@ -320,7 +320,10 @@ impl Core {
         };
         let send = |mut client: CoordinatorClient<_>| {
             let request = request.clone();
-            async move { client.commit_offsets_in_transaction(request).await }
+            async move {
+                let answer = client.commit_offsets_in_transaction(request).await?;
+                group::offsets::again_if_retriable(answer, |answer| &answer.partitions)
+            }
         };
         // The metadata is of one moment: a stale epoch stays stale.
         let may_repeat = |error: &AdminError| error.code != ErrorCode::StaleMemberEpoch;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use highwater_coordination::ProducerIdentity;
-use highwater_coordination::group::{DescribedMember, ListedGroup, OffsetCommit};
+use highwater_coordination::group::{self, DescribedMember, GroupKind, ListedGroup, OffsetCommit};
 use highwater_coordination::transaction::TransactionDescription;
 use highwater_metadata::ClusterImage;
 use highwater_protocol::{status_from_error, topic_id_bytes, v1};
@@ -17,7 +17,7 @@ use tonic::Status;
 use super::super::error::invalid;
 use crate::coordinator::CallError;
 
-fn malformed(message: String) -> Status {
+pub(super) fn malformed(message: String) -> Status {
     status_from_error(invalid(message))
 }
 
@@ -48,13 +48,18 @@ pub(super) fn offset(wire: v1::OffsetToCommit) -> Result<OffsetCommit, Status> {
     Ok(OffsetCommit { partition, offset, leader_epoch, metadata: wire.metadata })
 }
 
-pub(super) fn committed(partitions: &[TopicPartition]) -> Vec<v1::CommittedPartition> {
-    let one = |tp: &TopicPartition| v1::CommittedPartition {
+pub(super) fn committed(results: Vec<(TopicPartition, Result<(), group::Error>)>) -> Vec<v1::CommittedPartition> {
+    let one = |(tp, result): (TopicPartition, Result<(), group::Error>)| v1::CommittedPartition {
         topic_id: topic_id_bytes(tp.topic),
         partition: tp.partition.get(),
-        error: None,
+        error: result.err().map(|error| group_error(&error)),
     };
-    partitions.iter().map(one).collect()
+    results.into_iter().map(one).collect()
+}
+
+/// Of a part of a request.
+pub(super) fn group_error(error: &group::Error) -> v1::Error {
+    v1::Error::new(error.code(), error.to_string())
 }
 
 pub(super) fn assignment(partitions: &BTreeSet<TopicPartition>) -> v1::GroupAssignment {
@@ -63,6 +68,8 @@ pub(super) fn assignment(partitions: &BTreeSet<TopicPartition>) -> v1::GroupAssi
 }
 
 pub(super) fn member(found: DescribedMember) -> v1::DescribedMember {
+    let is_classic = found.opaque.is_some();
+    let (metadata, given) = found.opaque.map(|it| (it.metadata, it.assignment)).unwrap_or_default();
     v1::DescribedMember {
         member_id: found.member.to_string(),
         instance_id: found.instance.map(|it| it.to_string()).unwrap_or_default(),
@@ -76,18 +83,22 @@ pub(super) fn member(found: DescribedMember) -> v1::DescribedMember {
         }),
         assignment: Some(assignment(&found.assignment)),
         target: Some(assignment(&found.target)),
-        protocol_metadata: bytes::Bytes::new(),
-        protocol_assignment: bytes::Bytes::new(),
-        is_classic: false,
+        protocol_metadata: metadata,
+        protocol_assignment: given,
+        is_classic,
     }
 }
 
 pub(super) fn listed(found: &ListedGroup) -> v1::ListedGroup {
+    let kind = match found.kind {
+        GroupKind::Consumer => v1::GroupKind::Consumer,
+        GroupKind::Classic => v1::GroupKind::Classic,
+    };
     v1::ListedGroup {
         group_id: found.group.to_string(),
-        kind: v1::GroupKind::Consumer.into(),
+        kind: kind.into(),
         state: found.state.to_owned(),
-        protocol_type: "consumer".to_owned(),
+        protocol_type: found.protocol_type.clone(),
     }
 }
 

@@ -12,11 +12,11 @@ use super::{Answered, CoordinatorService, convert, refuse};
 use crate::coordinator::CallError;
 use crate::transaction::verify::Verification;
 
-fn unexpected(response: &Response) -> Status {
+pub(super) fn unexpected(response: &Response) -> Status {
     refuse(ErrorCode::Internal, format!("a coordinator's answer is of another kind: {response:?}"))
 }
 
-fn given<T>(value: T) -> Answered<T> {
+pub(super) fn given<T>(value: T) -> Answered<T> {
     Ok(tonic::Response::new(value))
 }
 
@@ -34,7 +34,7 @@ impl CoordinatorService {
         status_from_error(convert::call_error(error, &image, Error::code))
     }
 
-    async fn ask_group(&self, id: &GroupId, request: Request) -> Result<Response, Status> {
+    pub(super) async fn ask_group(&self, id: &GroupId, request: Request) -> Result<Response, Status> {
         self.coordinators.groups.call_for(id.as_str(), request).await.map_err(|error| self.group_status(error))
     }
 
@@ -77,7 +77,6 @@ impl CoordinatorService {
     pub(super) async fn commit(&self, asked: CommitOffsetsRequest) -> Answered<CommitOffsetsResponse> {
         let group = convert::group_id(&asked.group_id)?;
         let offsets = asked.offsets.into_iter().map(convert::offset).collect::<Result<Vec<_>, _>>()?;
-        let partitions: Vec<_> = offsets.iter().map(|it| it.partition).collect();
         let request = Request::CommitOffsets {
             group: group.clone(),
             member: member(&asked.member_id, asked.member_epoch)?,
@@ -86,7 +85,7 @@ impl CoordinatorService {
             transaction: None,
         };
         match self.ask_group(&group, request).await? {
-            Response::Committed => given(CommitOffsetsResponse { partitions: convert::committed(&partitions) }),
+            Response::Committed(results) => given(CommitOffsetsResponse { partitions: convert::committed(results) }),
             other => Err(unexpected(&other)),
         }
     }
@@ -100,7 +99,6 @@ impl CoordinatorService {
         let transactional_id = convert::transactional_id(&asked.transactional_id)?;
         let producer = convert::producer(asked.producer_id, asked.producer_epoch)?;
         let offsets = asked.offsets.into_iter().map(convert::offset).collect::<Result<Vec<_>, _>>()?;
-        let partitions: Vec<_> = offsets.iter().map(|it| it.partition).collect();
         let request = Request::CommitOffsets {
             group: group.clone(),
             member: member(&asked.member_id, asked.member_epoch)?,
@@ -119,8 +117,8 @@ impl CoordinatorService {
             .await
             .map_err(status_from_error)?;
         match self.ask_group(&group, request).await? {
-            Response::Committed => {
-                given(CommitOffsetsInTransactionResponse { partitions: convert::committed(&partitions) })
+            Response::Committed(results) => {
+                given(CommitOffsetsInTransactionResponse { partitions: convert::committed(results) })
             }
             other => Err(unexpected(&other)),
         }
@@ -129,7 +127,12 @@ impl CoordinatorService {
     pub(super) async fn fetch(&self, asked: FetchOffsetsRequest) -> Answered<FetchOffsetsResponse> {
         let group = convert::group_id(&asked.group_id)?;
         let partitions = self.partitions(&asked.partitions)?;
-        let request = Request::FetchOffsets { group: group.clone(), partitions, require_stable: asked.require_stable };
+        let request = Request::FetchOffsets {
+            group: group.clone(),
+            partitions,
+            require_stable: asked.require_stable,
+            member: member(&asked.member_id, asked.member_epoch)?,
+        };
         let found = match self.ask_group(&group, request).await? {
             Response::Offsets(found) => found,
             other => return Err(unexpected(&other)),
@@ -168,7 +171,8 @@ impl CoordinatorService {
     pub(super) async fn delete(&self, asked: DeleteOffsetsRequest) -> Answered<DeleteOffsetsResponse> {
         let group = convert::group_id(&asked.group_id)?;
         let partitions = self.partitions(&asked.partitions)?;
-        let answer = DeleteOffsetsResponse { partitions: convert::committed(&partitions) };
+        let deleted = convert::committed(partitions.iter().map(|tp| (*tp, Ok(()))).collect());
+        let answer = DeleteOffsetsResponse { partitions: deleted };
         match self.ask_group(&group, Request::DeleteOffsets { group: group.clone(), partitions }).await? {
             Response::Deleted => given(answer),
             other => Err(unexpected(&other)),
@@ -196,7 +200,7 @@ impl CoordinatorService {
                 group: Some(convert::listed(&found.listed)),
                 epoch: found.epoch,
                 assignment_epoch: found.epoch,
-                assignor: found.assignor.to_owned(),
+                assignor: found.assignor,
                 members: found.members.into_iter().map(convert::member).collect(),
                 coordinator: self.core.partitions.me().get(),
             }),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use highwater_protocol::{PartitionKey as _, ProtocolError, code_of, topic_id_bytes, v1};
+use highwater_protocol::{PartitionKey as _, ProtocolError, code_of, status_from_error, topic_id_bytes, v1};
 use highwater_types::{ErrorCode, LeaderEpoch, Offset, Outcome, PartitionId, TimestampMs, TopicName, TopicPartition};
 use tokio::time::Instant;
+use tonic::{Response, Status};
 
 use crate::client::ClientInner;
 use crate::consumer::{ConsumerRecord, Position};
@@ -105,11 +106,24 @@ pub(crate) async fn commit(
     let may_repeat = |error: &AdminError| error.code != ErrorCode::StaleMemberEpoch;
     let send = |mut client: v1::coordinator_client::CoordinatorClient<_>| {
         let request = request.clone();
-        async move { client.commit_offsets(request).await }
+        async move { again_if_retriable(client.commit_offsets(request).await?, |answer| &answer.partitions) }
     };
     let answer = coordinator.call(&what, deadline, may_repeat, send).await;
     let answer = answer.map_err(|error| CommitError::from_admin(&who.group, error))?;
     refused(&who.group, &answer.partitions)
+}
+
+/// What some partitions are refused for a while (such as a topic that the coordinator has yet to hear of) fails the whole:
+/// committing the others once more changes nothing.
+pub(crate) fn again_if_retriable<T>(
+    answer: Response<T>,
+    partitions: impl Fn(&T) -> &[v1::CommittedPartition],
+) -> Result<Response<T>, Status> {
+    let mut refusals = partitions(answer.get_ref()).iter().filter_map(|partition| partition.error.clone());
+    match refusals.find(|error| code_of(error).is_retriable()) {
+        Some(error) => Err(status_from_error(error)),
+        None => Ok(answer),
+    }
 }
 
 /// The first refusal among partitions.
