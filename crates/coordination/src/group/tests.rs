@@ -63,6 +63,11 @@ fn joining(number: usize) -> Heartbeat {
     Heartbeat { subscription, owned: Some(BTreeSet::new()), ..beat(number, 0) }
 }
 
+fn commit_of(partition: TopicPartition, offset: i64, metadata: &str) -> OffsetCommit {
+    let (offset, leader_epoch) = (Offset::new(offset), LeaderEpoch::new(3));
+    OffsetCommit { partition, offset, leader_epoch, metadata: metadata.to_owned() }
+}
+
 impl World {
     fn new() -> Self {
         let mut world = Self {
@@ -145,12 +150,7 @@ impl World {
         offset: i64,
         transaction: Option<ProducerIdentity>,
     ) -> Result<(), Error> {
-        let one = |partition: &TopicPartition| OffsetCommit {
-            partition: *partition,
-            offset: Offset::new(offset),
-            leader_epoch: LeaderEpoch::new(3),
-            metadata: "why".to_owned(),
-        };
+        let one = |partition: &TopicPartition| commit_of(*partition, offset, "why");
         let request = Request::CommitOffsets {
             group: group(),
             member: member.map(|(id, epoch)| (id, MemberEpoch::new(epoch))),
@@ -291,6 +291,70 @@ fn a_static_member_that_returns_in_time_gets_its_own_and_nobody_else_moves() {
         two.beat(&mut world).unwrap();
     }
     assert_eq!(two.owned.len(), 6);
+}
+
+#[test]
+fn a_static_member_that_was_replaced_hears_that_it_is_fenced() {
+    let mut world = World::new();
+    let instance = |name: &str| Some(InstanceId::new(name).unwrap());
+    let first = world.beat(Heartbeat { instance: instance("a"), ..joining(1) }).unwrap();
+    world.beat(Heartbeat { instance: instance("a"), ..beat(1, -2) }).unwrap();
+    world.beat(Heartbeat { instance: instance("a"), ..joining(2) }).unwrap();
+    for epoch in [first.epoch.get(), -1, -2] {
+        let fenced = world.beat(Heartbeat { instance: instance("a"), ..beat(1, epoch) });
+        assert_eq!(fenced.unwrap_err().code(), ErrorCode::FencedInstanceId, "epoch {epoch}");
+    }
+    let committed = world.ask(Request::CommitOffsets {
+        group: group(),
+        member: Some((id(1), first.epoch)),
+        instance: instance("a"),
+        offsets: vec![commit_of(tp(1, 0), 4, "")],
+        transaction: None,
+    });
+    assert_eq!(committed.unwrap_err().code(), ErrorCode::FencedInstanceId);
+    let stranger = world.beat(Heartbeat { instance: instance("b"), ..beat(1, first.epoch.get()) });
+    assert_eq!(stranger.unwrap_err().code(), ErrorCode::UnknownMemberId, "nobody has taken its place");
+}
+
+#[test]
+fn t40_a_member_that_fetches_offsets_is_fenced_as_one_that_commits() {
+    let mut world = World::new();
+    let mut one = Client::join(&mut world, 1);
+    let old = one.epoch;
+    let mut two = Client::join(&mut world, 2);
+    settle(&mut world, &mut [&mut one, &mut two]);
+    let (kept, new) = (*one.owned.first().unwrap(), *two.owned.first().unwrap());
+    let mut fetch = |number: usize, epoch: i32, at: TopicPartition| {
+        let member = Some((id(number), MemberEpoch::new(epoch)));
+        let asked = Request::FetchOffsets { group: group(), partitions: vec![at], require_stable: false, member };
+        world.ask(asked).map(drop).map_err(|error| error.code())
+    };
+    assert_eq!(fetch(1, one.epoch, kept), Ok(()));
+    assert_eq!(fetch(1, old, kept), Ok(()), "it has had it all the time");
+    assert_eq!(fetch(1, old, new), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(fetch(1, one.epoch + 1, kept), Err(ErrorCode::FencedMemberEpoch));
+    assert_eq!(fetch(7, one.epoch, kept), Err(ErrorCode::UnknownMemberId));
+}
+
+#[test]
+fn a_partition_that_can_t_be_committed_does_not_keep_the_others_from_it() {
+    let mut world = World::new();
+    let long = "x".repeat(4097);
+    let offsets = [(tp(9, 0), ""), (tp(1, 0), "why"), (tp(1, 6), ""), (tp(1, 1), long.as_str())];
+    let asked = Request::CommitOffsets {
+        group: group(),
+        member: None,
+        instance: None,
+        offsets: offsets.iter().map(|(tp, metadata)| commit_of(*tp, 4, metadata)).collect(),
+        transaction: None,
+    };
+    let Ok(Response::Committed(results)) = world.ask(asked) else { panic!() };
+    let codes: Vec<_> = results.iter().map(|(_, result)| result.as_ref().err().map(Error::code)).collect();
+    let (unknown, none) = (ErrorCode::UnknownTopicId, ErrorCode::UnknownPartition);
+    assert_eq!(codes, [Some(unknown), None, Some(none), Some(ErrorCode::OffsetMetadataTooLarge)]);
+    assert!(results.iter().map(|(tp, _)| *tp).eq(offsets.map(|(tp, _)| tp)), "as asked, one by one");
+    assert_eq!(world.committed(tp(1, 0), false), Some(Some(4)));
+    assert_eq!(world.committed(tp(1, 1), false), Some(None));
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Model {
         let client = self.clients[slot].get_or_insert_default();
         client.joined = None;
         client.assignment = None;
-        let names: &[&str] = [&["p", "q"], &["q", "p"], &["p"]][slot % 3];
+        let names = [["p", "q"].as_slice(), &["q", "p"], &["p"]][slot % 3];
         let metadata = Bytes::from(vec![slot as u8, client.metadata]);
         let protocol = |name: &&str| Protocol { name: (*name).to_owned(), metadata: metadata.clone() };
         let fresh = member(&format!("m{}-{}", slot, self.lives));
