@@ -123,6 +123,8 @@ impl Group {
 struct GroupRow {
     group: String,
     protocol: &'static str,
+    /// Whose members speak it: `consumer`, `connect`; empty if nobody ever did.
+    protocol_type: String,
     state: String,
 }
 
@@ -132,7 +134,7 @@ impl From<GroupListing> for GroupRow {
             GroupProtocol::Consumer => "consumer",
             GroupProtocol::Classic => "classic",
         };
-        Self { group: group.group_id, protocol, state: group.state }
+        Self { group: group.group_id, protocol, protocol_type: group.protocol_type, state: group.state }
     }
 }
 
@@ -142,8 +144,11 @@ impl List {
         let rows: Vec<GroupRow> = groups.into_iter().map(GroupRow::from).collect();
         self.output.print(&rows, |rows| {
             table(
-                &["group", "protocol", "state"],
-                rows.iter().map(|row| vec![row.group.clone(), row.protocol.to_owned(), row.state.clone()]),
+                &["group", "protocol", "type", "state"],
+                rows.iter().map(|row| {
+                    let kind = if row.protocol_type.is_empty() { "-" } else { &row.protocol_type };
+                    vec![row.group.clone(), row.protocol.to_owned(), kind.to_owned(), row.state.clone()]
+                }),
             )
         })
     }
@@ -270,12 +275,23 @@ async fn report(admin: &Admin, group: &str) -> Outcome<GroupReport> {
 }
 
 fn text(report: &GroupReport) -> String {
+    let (assignor, epoch) = match report.group.protocol {
+        "classic" => (("chosen by members", report.assignor.clone()), ("generation", report.epoch.to_string())),
+        _ => {
+            let epoch = format!("{} (assignment: {})", report.epoch, report.assignment_epoch);
+            (("assignor", report.assignor.clone()), ("epoch", epoch))
+        }
+    };
+    let protocol = match report.group.protocol_type.as_str() {
+        "consumer" | "" => report.group.protocol.to_owned(),
+        other => format!("{} (type {other})", report.group.protocol),
+    };
     let head = facts(&[
         ("group", report.group.group.clone()),
         ("state", format!("{}: {}", report.group.state, report.meaning)),
-        ("protocol", report.group.protocol.to_owned()),
-        ("assignor", report.assignor.clone()),
-        ("epoch", format!("{} (assignment: {})", report.epoch, report.assignment_epoch)),
+        ("protocol", protocol),
+        assignor,
+        epoch,
         ("coordinator", format!("broker {}", report.coordinator)),
         ("lag", report.lag.to_string()),
     ]);
@@ -371,6 +387,30 @@ mod tests {
         assert!(parse_place("offset:5").is_err() && parse_place("").is_err());
     }
 
+    fn group(protocol: &'static str, protocol_type: &str) -> GroupRow {
+        let (group, state) = ("g".to_owned(), "Empty".to_owned());
+        GroupRow { group, protocol, protocol_type: protocol_type.to_owned(), state }
+    }
+
+    #[test]
+    fn a_classic_group_has_a_generation_and_a_protocol_of_its_members() {
+        let report = GroupReport {
+            group: group("classic", "connect"),
+            meaning: meaning("Empty"),
+            epoch: 4,
+            assignment_epoch: 4,
+            assignor: "sessioned".to_owned(),
+            coordinator: 2,
+            members: Vec::new(),
+            partitions: Vec::new(),
+            lag: 0,
+        };
+        let text = text(&report);
+        for expected in ["classic (type connect)", "generation", "sessioned"] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
     #[test]
     fn a_lag_that_is_not_known_is_no_zero() {
         let row = |lag| LagRow {
@@ -383,7 +423,7 @@ mod tests {
             member: None,
         };
         let report = GroupReport {
-            group: GroupRow { group: "g".to_owned(), protocol: "consumer", state: "Empty".to_owned() },
+            group: group("consumer", "consumer"),
             meaning: meaning("Empty"),
             epoch: 1,
             assignment_epoch: 1,

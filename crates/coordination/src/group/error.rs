@@ -53,6 +53,10 @@ pub enum Error {
     RebalanceInProgress(GroupId),
     #[error("a session timeout of {found:?}; it must be from {min:?} to {max:?}")]
     InvalidSessionTimeout { min: Duration, max: Duration, found: Duration },
+    #[error(
+        "what the members of group {group:?} say, and are assigned, would be {found} bytes; at most {max} are kept"
+    )]
+    TooLarge { group: GroupId, found: usize, max: usize },
     #[error("no member of group {group:?} has the instance {instance:?}")]
     UnknownInstance { group: GroupId, instance: InstanceId },
     #[error("a member that leaves is named by its id, its instance, or both")]
@@ -77,6 +81,7 @@ impl Error {
             Self::OtherKind(_) | Self::InconsistentProtocol(_) => ErrorCode::InconsistentGroupProtocol,
             Self::IllegalGeneration { .. } => ErrorCode::IllegalGeneration,
             Self::RebalanceInProgress(_) => ErrorCode::RebalanceInProgress,
+            Self::TooLarge { .. } => ErrorCode::RecordTooLarge,
             Self::InvalidSessionTimeout { .. } => ErrorCode::InvalidSessionTimeout,
             Self::NonEmpty(_) => ErrorCode::NonEmptyGroup,
             Self::Subscribed(_) => ErrorCode::GroupSubscribedToTopic,

@@ -27,6 +27,8 @@ pub struct GroupConfig {
     /// What members of classic groups may ask for.
     pub classic_session_timeout_min: Duration,
     pub classic_session_timeout_max: Duration,
+    /// Bytes of what the members of one classic group say and are assigned: it is one record.
+    pub classic_bytes_max: usize,
     /// How long the first member of a classic group waits for others; prolonged as they come. Zero: not at all.
     pub classic_initial_delay: Duration,
 }
@@ -41,6 +43,7 @@ impl Default for GroupConfig {
             offsets_retention: Duration::from_secs(7 * 24 * 3600),
             classic_session_timeout_min: Duration::from_secs(6),
             classic_session_timeout_max: Duration::from_secs(1800),
+            classic_bytes_max: 4 << 20,
             classic_initial_delay: Duration::from_secs(3),
         }
     }

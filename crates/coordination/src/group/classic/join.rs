@@ -36,6 +36,8 @@ impl Turn<'_> {
         if !self.group.agrees(&asked, known) {
             return Err(Error::InconsistentProtocol(self.id.clone()));
         }
+        let own: usize = asked.protocols.iter().map(|it| it.name.len() + it.metadata.len()).sum();
+        self.check_bytes(self.group.bytes(known, true) + own + asked.client_id.len() + asked.client_host.len())?;
         match (asked.member.clone(), returns) {
             (Some(member), _) => self.join_as(token, member, asked),
             (None, Some(old)) => {

@@ -72,6 +72,12 @@ impl Turn<'_> {
         Error::RebalanceInProgress(self.id.clone())
     }
 
+    /// A group is one record: one that could not be written would be the end of this coordinator.
+    fn check_bytes(&self, found: usize) -> Result<(), Error> {
+        let max = self.config.classic_bytes_max;
+        if found <= max { Ok(()) } else { Err(Error::TooLarge { group: self.id.clone(), found, max }) }
+    }
+
     /// It waits. Had it a request that waits, that one is answered: its place is taken.
     fn wait(&mut self, member: &MemberId, wait: Wait) {
         if let Some(before) = self.group.waits.insert(member.clone(), wait) {

@@ -29,6 +29,12 @@ impl Member {
         self.protocols.iter().any(|it| it.name == protocol)
     }
 
+    /// About what it takes in the group's record.
+    fn bytes(&self) -> usize {
+        let protocols: usize = self.protocols.iter().map(|it| it.name.len() + it.metadata.len()).sum();
+        protocols + self.client_id.len() + self.client_host.len() + self.assignment.len()
+    }
+
     pub(super) fn metadata(&self, protocol: &str) -> Bytes {
         self.protocols.iter().find(|it| it.name == protocol).map(|it| it.metadata.clone()).unwrap_or_default()
     }
@@ -226,6 +232,12 @@ impl ClassicGroup {
         let is_first = others().next().is_none();
         let same_type = is_first || self.protocol_type == asked.protocol_type;
         same_type && !asked.protocol_type.is_empty() && asked.protocols.iter().any(is_shared)
+    }
+
+    /// About what its record takes without `except`, and without assignments if there are to be others.
+    pub(super) fn bytes(&self, except: Option<&MemberId>, with_assignments: bool) -> usize {
+        let kept = self.members.iter().filter(|(id, _)| Some(*id) != except);
+        kept.map(|(_, it)| it.bytes() - if with_assignments { 0 } else { it.assignment.len() }).sum()
     }
 
     /// The one that most members like best, of those that all support; of equals, the first by name.

@@ -27,6 +27,10 @@ impl Turn<'_> {
             Phase::Empty => Err(self.unknown(&asked.member)),
             Phase::Preparing { .. } => Err(self.rebalancing()),
             Phase::Completing => {
+                if self.group.leader.as_ref() == Some(&asked.member) {
+                    let assigned: usize = asked.assignments.values().map(bytes::Bytes::len).sum();
+                    self.check_bytes(self.group.bytes(None, false) + assigned)?;
+                }
                 self.synced(&asked.member);
                 self.wait(&asked.member, Wait::Sync(token));
                 if self.group.leader.as_ref() == Some(&asked.member) {

@@ -104,6 +104,21 @@ fn what_can_t_be_joined_is_refused() {
 }
 
 #[test]
+fn a_group_that_is_more_than_one_record_can_hold_is_refused() {
+    let mut world = World::with(GroupConfig { classic_bytes_max: 20, ..GroupConfig::default() });
+    let ids = world.stable(&["a"]);
+    let large = JoinRequest { protocols: vec![protocol("p", "0123456789")], ..joining("b") };
+    let refused = world.join(large);
+    assert_eq!(world.refused(refused), ErrorCode::RecordTooLarge);
+    let join = world.join(rejoining("a"));
+    world.joined(join);
+    let sync = world.sync(syncing(&ids[0], 2, &[(&ids[0], "01234567890123")]));
+    assert_eq!(world.refused(sync), ErrorCode::RecordTooLarge);
+    let sync = world.sync(syncing(&ids[0], 2, &[(&ids[0], "0123456789")]));
+    assert_eq!(world.synced(sync), "0123456789");
+}
+
+#[test]
 fn the_protocol_is_the_best_of_most_among_those_that_all_have() {
     let mut world = World::new();
     let all = |names: &[&str]| names.iter().map(|name| protocol(name, "")).collect::<Vec<_>>();
