@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_types::{GroupId, LeaderEpoch, MemberId, Offset};
+use highwater_types::{GroupId, LeaderEpoch, MemberEpoch, MemberId, Offset};
 
 use super::classic::{ClassicGroup, Out, Turn};
 use super::record::{self, Change};
 use super::state::{Entry, Group};
 use super::timers::{Timer, Timers};
-use super::{Action, Error, GroupConfig, Request, Response};
+use super::{Action, Error, GroupConfig, Heartbeat, JoinRequest, Request, Response};
 use crate::{CoordinatorRecord, CorruptRecord, Effects, EndMarker, Now, ProducerIdentity, Shard, Token, Topics, Write};
 
 type GroupEffects = Effects<Response, Error, Action>;
@@ -112,19 +112,16 @@ impl GroupShard {
 
     /// A member of the one kind would join a group of the other.
     fn check_kind(&self, request: &Request) -> Result<(), Error> {
-        let has_others = match request {
-            Request::Join(asked) => self.groups.get(&asked.group).is_some_and(|it| !it.group.members.is_empty()),
-            Request::Heartbeat(asked) => self.classic.get(&asked.group).is_some_and(ClassicGroup::has_members),
-            _ => false,
-        };
-        match request {
-            Request::Join(super::JoinRequest { group, .. }) | Request::Heartbeat(super::Heartbeat { group, .. })
-                if has_others =>
-            {
-                Err(Error::OtherKind(group.clone()))
+        let (id, has_others) = match request {
+            Request::Join(JoinRequest { group, .. }) => {
+                (group, self.groups.get(group).is_some_and(|it| !it.group.members.is_empty()))
             }
-            _ => Ok(()),
-        }
+            Request::Heartbeat(Heartbeat { group, epoch: MemberEpoch::FIRST, .. }) => {
+                (group, self.classic.get(group).is_some_and(ClassicGroup::has_members))
+            }
+            _ => return Ok(()),
+        };
+        if has_others { Err(Error::OtherKind(id.clone())) } else { Ok(()) }
     }
 
     /// Requests that are answered at once.

@@ -448,21 +448,7 @@ fn t38_a_coordinator_that_takes_over_goes_on_in_the_same_generation() {
 #[test]
 fn a_group_without_members_becomes_of_the_other_kind_and_one_with_members_does_not() {
     let mut world = World::new();
-    let beat = |epoch: i32| {
-        Request::Heartbeat(Heartbeat {
-            group: group(),
-            member: member("new"),
-            epoch: MemberEpoch::new(epoch),
-            instance: None,
-            rack: None,
-            rebalance_timeout: None,
-            subscription: Some(Subscription { topics: ["topic".to_owned()].into(), pattern: String::new() }),
-            assignor: None,
-            owned: None,
-            client_id: String::new(),
-            client_host: String::new(),
-        })
-    };
+    let beat = |epoch: i32| Request::Heartbeat(other_beat(epoch));
     let ids = world.stable(&["a"]);
     world.commit(Some((&ids[0], 1)), 7).unwrap();
     assert_eq!(world.ask(beat(0)).unwrap_err().code(), ErrorCode::InconsistentGroupProtocol);

@@ -84,6 +84,23 @@ fn syncing(id: &MemberId, generation: i32, assignments: &[(&MemberId, &str)]) ->
     }
 }
 
+/// Of a member of the other protocol (KIP-848).
+fn other_beat(epoch: i32) -> Heartbeat {
+    Heartbeat {
+        group: group(),
+        member: member("other"),
+        epoch: MemberEpoch::new(epoch),
+        instance: None,
+        rack: None,
+        rebalance_timeout: None,
+        subscription: Some(Subscription { topics: ["topic".to_owned()].into(), pattern: String::new() }),
+        assignor: None,
+        owned: None,
+        client_id: String::new(),
+        client_host: String::new(),
+    }
+}
+
 impl World {
     fn new() -> Self {
         Self::with(GroupConfig::default())

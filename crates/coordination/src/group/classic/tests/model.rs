@@ -21,6 +21,8 @@ enum Step {
     Move,
     /// What comes next is not committed: the coordinator moves before.
     LoseNext,
+    /// A member of the other protocol joins, or leaves.
+    Other(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..5_000_u64).prop_map(Step::Time),
         1 => Just(Step::Move),
         1 => Just(Step::LoseNext),
+        1 => any::<bool>().prop_map(Step::Other),
     ]
 }
 
@@ -65,6 +68,8 @@ struct Model {
     assignments: BTreeMap<i32, String>,
     assigned: usize,
     identities: BTreeMap<MemberId, String>,
+    /// A member of the other protocol is in the group.
+    has_other: bool,
 }
 
 /// Two of the slots are static members.
@@ -84,6 +89,7 @@ impl Model {
             assignments: BTreeMap::new(),
             assigned: 0,
             identities: BTreeMap::new(),
+            has_other: false,
         }
     }
 
@@ -169,6 +175,7 @@ impl Model {
         match error.code() {
             ErrorCode::UnknownMemberId => client.id = None,
             ErrorCode::RebalanceInProgress | ErrorCode::IllegalGeneration => {}
+            ErrorCode::InconsistentGroupProtocol if self.has_other => {}
             other => prop_assert!(false, "slot {slot}: {other}: {error}"),
         }
         Ok(())
@@ -225,6 +232,21 @@ impl Model {
         Ok(())
     }
 
+    fn other(&mut self, joins: bool) -> Result<(), TestCaseError> {
+        let asked = other_beat(if joins { 0 } else { -1 });
+        let Some(token) = self.send(Request::Heartbeat(asked)) else { return Ok(()) };
+        match self.world.reply(token).unwrap() {
+            Ok(_) => {
+                let live = self.world.shard.classic.get(&group());
+                prop_assert!(live.is_none_or(|live| !live.has_members()), "members of one kind only");
+                self.has_other = joins;
+            }
+            Err(error) if joins => prop_assert_eq!(error.code(), ErrorCode::InconsistentGroupProtocol),
+            Err(error) => prop_assert_eq!(error.code(), ErrorCode::UnknownMemberId),
+        }
+        Ok(())
+    }
+
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Act(slot) => self.act(slot)?,
@@ -247,6 +269,7 @@ impl Model {
                 self.waits.remove(&slot);
                 self.clients[slot] = None;
             }
+            Step::Other(joins) => self.other(joins)?,
             Step::Time(ms) => self.world.pass(Duration::from_millis(ms)),
             Step::Move => self.move_coordinator(),
             Step::LoseNext => self.lose_next = true,
@@ -268,6 +291,7 @@ proptest! {
         }
         // Quiet: whoever lives goes on, and nothing else happens.
         model.lose_next = false;
+        model.other(false)?;
         for _ in 0..200 {
             model.world.pass(Duration::from_secs(1));
             model.hear()?;
