@@ -37,6 +37,9 @@ pub struct BrokerConfig {
     pub retention_interval_ms: u64,
     /// How long a stop waits for leadership to move away.
     pub shutdown_timeout_ms: u64,
+    /// Replicas of the internal topics' partitions. They are not made before there are as many brokers: what is made with
+    /// fewer, because clients were faster than brokers, would stay so.
+    pub internal_topics_replication_factor: u32,
     /// Of the internal topics, when they are made.
     pub offsets_topic_partitions: u32,
     /// A member of a group that is silent for so long is gone, and others take its partitions.
@@ -94,6 +97,7 @@ impl Default for BrokerConfig {
             checkpoint_interval_ms: 5_000,
             retention_interval_ms: 30_000,
             shutdown_timeout_ms: 10_000,
+            internal_topics_replication_factor: 3,
             offsets_topic_partitions: 16,
             group_session_timeout_ms: 10_000,
             group_heartbeat_interval_ms: 1_000,
@@ -133,6 +137,9 @@ impl BrokerConfig {
         sorted.dedup();
         if sorted.len() < self.data_dirs.len() {
             return wrong("the same data dir is named twice");
+        }
+        if self.internal_topics_replication_factor == 0 {
+            return wrong("an internal topic needs at least one replica");
         }
         if self.offsets_topic_partitions == 0 || self.transaction_topic_partitions == 0 {
             return wrong("an internal topic needs at least one partition");

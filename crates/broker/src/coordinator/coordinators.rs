@@ -21,8 +21,6 @@ use crate::partitions::Partitions;
 use crate::services::coordinator::call_error;
 use crate::services::error::to_wire;
 
-const REPLICATION_FACTOR_MAX: usize = 3;
-
 /// Of the transaction coordinators here; each wants the markers of a transaction written.
 pub type TransactionActions = mpsc::UnboundedReceiver<CoordinatorAction<Action>>;
 
@@ -34,6 +32,7 @@ pub struct Coordinators {
     transaction_actions: Mutex<Option<TransactionActions>>,
     partitions: Arc<Partitions>,
     link: ClusterLink,
+    replication_factor: u32,
     transaction_partitions: u32,
     groups_partitions: u32,
 }
@@ -63,6 +62,7 @@ impl Coordinators {
             transaction_actions: Mutex::new(Some(actions)),
             partitions: Arc::clone(&core.partitions),
             link: link.clone(),
+            replication_factor: core.config.internal_topics_replication_factor,
             transaction_partitions: core.config.transaction_topic_partitions,
             groups_partitions: core.config.offsets_topic_partitions,
         })
@@ -108,12 +108,10 @@ impl Coordinators {
         if image.topic_by_name(name).is_some() {
             return Ok(());
         }
-        let brokers = image.active_brokers().len();
-        let replication_factor = u32::try_from(brokers.clamp(1, REPLICATION_FACTOR_MAX)).unwrap_or(1);
         let create = Command::CreateTopic {
             name: name.to_owned(),
             partitions,
-            replication_factor,
+            replication_factor: self.replication_factor,
             configs: internal_configs(),
             assignments: Vec::new(),
             validate_only: false,
@@ -121,6 +119,13 @@ impl Coordinators {
         match self.link.execute(&create).await {
             // Another broker was first. Its topic comes with the metadata.
             Err(error) if code_of(&error) == ErrorCode::TopicAlreadyExists => Ok(()),
+            Err(error) if code_of(&error) == ErrorCode::InvalidReplicationFactor => {
+                let (message, setting) = (&error.message, "broker.internal_topics_replication_factor");
+                let why = format!(
+                    "the topic {name} can't be made yet: {message}; start more, or set {setting} to what there is"
+                );
+                Err(v1::Error::new(ErrorCode::CoordinatorNotAvailable, why))
+            }
             made => made.map(|_| ()),
         }
     }

@@ -192,6 +192,7 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         checkpoint_interval_ms: it.checkpoint_interval_ms,
         retention_interval_ms: it.retention_interval_ms,
         shutdown_timeout_ms: it.shutdown_timeout_ms,
+        internal_topics_replication_factor: it.internal_topics_replication_factor,
         offsets_topic_partitions: it.offsets_topic_partitions,
         group_session_timeout_ms: it.group_session_timeout_ms,
         group_heartbeat_interval_ms: it.group_heartbeat_interval_ms,

@@ -112,6 +112,7 @@ fn check_broker(config: &Config, findings: &mut Vec<Finding>) {
         ("broker.checkpoint_interval_ms", it.checkpoint_interval_ms),
         ("broker.retention_interval_ms", it.retention_interval_ms),
         ("broker.shutdown_timeout_ms", it.shutdown_timeout_ms),
+        ("broker.internal_topics_replication_factor", it.internal_topics_replication_factor.into()),
         ("broker.offsets_topic_partitions", it.offsets_topic_partitions.into()),
         ("broker.group_session_timeout_ms", it.group_session_timeout_ms),
         ("broker.group_heartbeat_interval_ms", it.group_heartbeat_interval_ms),

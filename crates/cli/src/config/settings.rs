@@ -155,6 +155,8 @@ settings! {
             "How often retention looks for segments to delete.";
         shutdown_timeout_ms: "MS",
             "How long a stop waits for leadership to move away.";
+        internal_topics_replication_factor: "COUNT",
+            "Replicas of __consumer_offsets and __transaction_state, which are made at their first use, once there are as many brokers. Set it to 1 on a single broker.";
         offsets_topic_partitions: "COUNT",
             "Partitions of __consumer_offsets, which groups and their offsets are spread over. Used when the topic is made.";
         group_session_timeout_ms: "MS",

@@ -143,6 +143,7 @@ impl Layout {
                 set("broker", "data_dirs", format!("[{data_dir}]"));
                 let all = self.controllers.values().map(|port| format!("127.0.0.1:{port}"));
                 set("broker", "controllers", toml_list(all));
+                set("broker", "internal_topics_replication_factor", self.brokers.len().clamp(1, 3).to_string());
                 if !config.racks.is_empty() {
                     let rack = &config.racks[(id.get() as usize - 1) % config.racks.len()];
                     set("broker", "rack", toml_text(rack));
