@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         let crc = crc32c::crc32c(&data[21..]);
         data[17..21].copy_from_slice(&crc.to_be_bytes());
     }
-    let limits = ProduceLimits { batch_bytes_max: 1 << 20, record_bytes_max: 1 << 20, decompressed_bytes_max: 4 << 20 };
+    let limits = ProduceLimits { batch_bytes_max: 1 << 20, record_bytes_max: 1 << 20, decompressed_bytes_max: 4 << 20, keys_required: false };
     if let Ok(batches) = validate_produce(Bytes::from(data), &limits) {
         for batch in batches {
             let records = batch.records(limits.decompressed_bytes_max).expect("it was decompressed before");

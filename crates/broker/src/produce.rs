@@ -202,7 +202,12 @@ fn produce_to(
     }
     let batch_bytes_max = partition.batch_bytes_max();
     // A record is bounded as a batch is: compression must not smuggle in what no consumer could take.
-    let limits = ProduceLimits { batch_bytes_max, record_bytes_max: batch_bytes_max, decompressed_bytes_max };
+    let limits = ProduceLimits {
+        batch_bytes_max,
+        record_bytes_max: batch_bytes_max,
+        decompressed_bytes_max,
+        keys_required: false,
+    };
     match validate_produce(to.records, &limits) {
         Ok(batches) => partition.append(ToAppend {
             batches,

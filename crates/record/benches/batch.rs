@@ -10,8 +10,12 @@ use highwater_record::*;
 use highwater_types::TimestampMs;
 
 const BATCH_BYTES: usize = 256 << 10;
-const LIMITS: ProduceLimits =
-    ProduceLimits { batch_bytes_max: 1 << 20, record_bytes_max: 1 << 20, decompressed_bytes_max: 64 << 20 };
+const LIMITS: ProduceLimits = ProduceLimits {
+    batch_bytes_max: 1 << 20,
+    record_bytes_max: 1 << 20,
+    decompressed_bytes_max: 64 << 20,
+    keys_required: false,
+};
 
 /// Text that packs by about 4 to 1, as logs do.
 fn value(size: usize, seed: usize) -> Vec<u8> {

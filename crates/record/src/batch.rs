@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use highwater_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 
-use crate::compression::{self, DecompressError};
-use crate::header::{self, Attributes, BatchHeader, HEADER_LEN, at};
+use crate::compression::DecompressError;
+use crate::header::{self, Attributes, BatchHeader, at};
 use crate::{BatchError, Compression, Records};
 
 /// One whole batch: its bytes and their parsed header. Cloning shares the bytes.
@@ -51,16 +51,7 @@ impl Batch {
     /// The records, decompressed first if need be: whole, and to `limit_bytes` at most. Uncompressed records are
     /// slices of this batch.
     pub fn records(&self, limit_bytes: usize) -> Result<Records, BatchError> {
-        let body = match self.header.attributes.compression() {
-            Compression::None => self.bytes.slice(HEADER_LEN..),
-            codec => {
-                let mut out = Vec::new();
-                compression::decompress(codec, &self.bytes[HEADER_LEN..], limit_bytes, &mut out)
-                    .map_err(|error| decompress_error(codec, limit_bytes, error))?;
-                Bytes::from(out)
-            }
-        };
-        Ok(Records::new(self.header, body))
+        self.unpack(limit_bytes).map(|unpacked| unpacked.records())
     }
 
     /// The batch with another greatest timestamp, and the CRC that goes with it.

@@ -61,6 +61,8 @@ pub enum RecordProblem {
     Timestamp,
     #[error("it has {found} headers, which can't be")]
     HeaderCount { found: i64 },
+    #[error("it has no key, and the topic is compacted (cleanup.policy): give it one, or use another topic")]
+    NoKey,
     #[error("it is not a control record: {0}")]
     Control(&'static str),
 }
@@ -69,7 +71,7 @@ impl BatchError {
     /// The code that crosses process boundaries.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Record { problem: RecordProblem::Timestamp, .. } => ErrorCode::InvalidRecord,
+            Self::Record { problem: RecordProblem::Timestamp | RecordProblem::NoKey, .. } => ErrorCode::InvalidRecord,
             Self::Truncated { .. }
             | Self::Magic { .. }
             | Self::Length { .. }

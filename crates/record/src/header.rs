@@ -85,6 +85,14 @@ impl Attributes {
     pub const fn is_control(self) -> bool {
         self.bits & Self::CONTROL != 0
     }
+    #[must_use]
+    pub(crate) const fn uncompressed(self) -> Self {
+        Self { bits: self.bits & !Self::CODEC_MASK, compression: Compression::None }
+    }
+    #[must_use]
+    pub(crate) const fn with_bits(self, bits: i16) -> Self {
+        Self { bits: self.bits | (bits & !Self::CODEC_MASK), ..self }
+    }
     pub(crate) const fn has_unknown_bits(self) -> bool {
         self.bits & !Self::KNOWN != 0
     }

@@ -9,6 +9,7 @@
 
 mod batch;
 mod builder;
+mod compact;
 mod compression;
 mod control;
 mod epochs;
@@ -21,6 +22,7 @@ mod varint;
 
 pub use batch::{Batch, set_append_time, set_producer, split, split_prefix, stamp};
 pub use builder::BatchBuilder;
+pub use compact::{FILLER_OFFSETS_MAX, Unpacked, filler};
 pub use compression::{Compression, UnknownCompression};
 pub use control::{EndTransactionMarker, TransactionResult, control_batch};
 pub use epochs::{EpochHistory, EpochOrderError};

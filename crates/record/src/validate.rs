@@ -22,11 +22,18 @@ pub struct ProduceLimits {
     pub record_bytes_max: usize,
     /// To how much all batches of one call may decompress together.
     pub decompressed_bytes_max: usize,
+    /// Whether every record must have a key, as compaction needs.
+    pub keys_required: bool,
 }
 
 impl Default for ProduceLimits {
     fn default() -> Self {
-        Self { batch_bytes_max: 1 << 20, record_bytes_max: 1 << 20, decompressed_bytes_max: 64 << 20 }
+        Self {
+            batch_bytes_max: 1 << 20,
+            record_bytes_max: 1 << 20,
+            decompressed_bytes_max: 64 << 20,
+            keys_required: false,
+        }
     }
 }
 
@@ -127,11 +134,8 @@ fn check_records(header: &BatchHeader, body: &[u8], limits: &ProduceLimits) -> R
             return Err(BatchError::Count { at: 0, stated: count.into(), found: index.into() });
         }
         let start = cursor.position;
-        let timestamp = check_record(header, body, &mut cursor, index).map_err(|problem| BatchError::Record {
-            at: 0,
-            index,
-            problem,
-        })?;
+        let timestamp = check_record(header, body, &mut cursor, index, limits.keys_required)
+            .map_err(|problem| BatchError::Record { at: 0, index, problem })?;
         let size = cursor.position - start;
         if size > limits.record_bytes_max {
             return Err(BatchError::RecordTooLarge { at: 0, index, size, limit: limits.record_bytes_max });
@@ -150,8 +154,12 @@ fn check_record(
     body: &[u8],
     cursor: &mut Cursor<'_>,
     index: u32,
+    key_required: bool,
 ) -> Result<TimestampMs, RecordProblem> {
     let layout = Layout::read(cursor)?;
+    if key_required && layout.key.is_none() {
+        return Err(RecordProblem::NoKey);
+    }
     if i64::from(layout.offset_delta) != i64::from(index) {
         return Err(RecordProblem::OffsetDelta { found: layout.offset_delta.into(), expected: index.into() });
     }

@@ -47,8 +47,12 @@ fn peak_of(run: impl FnOnce()) -> usize {
     PEAK.get() - before
 }
 
-const LIMITS: ProduceLimits =
-    ProduceLimits { batch_bytes_max: 64 << 10, record_bytes_max: 32 << 10, decompressed_bytes_max: 128 << 10 };
+const LIMITS: ProduceLimits = ProduceLimits {
+    batch_bytes_max: 64 << 10,
+    record_bytes_max: 32 << 10,
+    decompressed_bytes_max: 128 << 10,
+    keys_required: false,
+};
 
 /// Every decoder, on the same bytes. What comes out is walked through to its end.
 fn decode_all(bytes: &Bytes) {

@@ -10,8 +10,12 @@ use highwater_record::*;
 use highwater_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 use proptest::prelude::*;
 
-const LIMITS: ProduceLimits =
-    ProduceLimits { batch_bytes_max: 8 << 20, record_bytes_max: 1 << 20, decompressed_bytes_max: 8 << 20 };
+const LIMITS: ProduceLimits = ProduceLimits {
+    batch_bytes_max: 8 << 20,
+    record_bytes_max: 1 << 20,
+    decompressed_bytes_max: 8 << 20,
+    keys_required: false,
+};
 
 fn read(batch: &Batch) -> Vec<Record> {
     batch.records(LIMITS.decompressed_bytes_max).unwrap().map(Result::unwrap).collect()

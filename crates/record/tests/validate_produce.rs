@@ -8,8 +8,12 @@ use highwater_types::{
     ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs, TimestampType,
 };
 
-const LIMITS: ProduceLimits =
-    ProduceLimits { batch_bytes_max: 100_000, record_bytes_max: 50_000, decompressed_bytes_max: 200_000 };
+const LIMITS: ProduceLimits = ProduceLimits {
+    batch_bytes_max: 100_000,
+    record_bytes_max: 50_000,
+    decompressed_bytes_max: 200_000,
+    keys_required: false,
+};
 
 fn batch(compression: Compression, values: &[&[u8]]) -> Vec<u8> {
     let mut builder = BatchBuilder::new(compression, None);
