@@ -144,10 +144,11 @@ impl Follower {
         let mut effects = Vec::with_capacity(3);
         let mut log = log;
         if let Some((base, next)) = response.records
-            && base == log.end
-            && next > base
+            && (base == log.end || base < log.end && self.still_ends_so(&response.asked, log, epochs))
+            && next > log.end
         {
-            // Records from anywhere else answer a fetch from before a truncation.
+            // Records from anywhere else answer a fetch from before a truncation. What was asked for may lie inside a batch that
+            // compaction has made of several: the log takes the part that it lacks.
             log.end = next;
             effects.push(FollowerEffect::Append);
         }

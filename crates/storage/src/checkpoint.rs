@@ -75,6 +75,10 @@ pub(crate) struct CheckpointFile {
     file: Arc<dyn DiskFile>,
     sequence: u64,
     latest: Checkpoint,
+    /// What the file was last given.
+    put: Checkpoint,
+    /// Of the slot that was last synced.
+    synced: Checkpoint,
     synced_slot: usize,
     /// The greatest recovery point that a slot on the disk may have.
     claimed: Offset,
@@ -108,6 +112,8 @@ impl CheckpointFile {
             file,
             sequence,
             latest,
+            put: latest,
+            synced: latest,
             synced_slot,
             claimed,
             is_newer_unsynced: false,
@@ -155,7 +161,13 @@ impl CheckpointFile {
         self.claimed
     }
 
+    /// A recovery point that any crash leaves, or a later one.
+    pub(crate) fn certain_recovery_point(&self) -> Offset {
+        self.synced.recovery_point.min(self.put.recovery_point).min(self.latest.recovery_point)
+    }
+
     fn put(&mut self) -> io::Result<()> {
+        self.put = self.latest;
         self.claimed = self.claimed.max(self.latest.recovery_point);
         self.sequence += 1;
         let slot = self.latest.encode(self.sequence);
@@ -166,6 +178,7 @@ impl CheckpointFile {
 
     fn newer_is_synced(&mut self) {
         self.synced_slot = 1 - self.synced_slot;
+        self.synced = self.put;
         self.is_newer_unsynced = false;
     }
 
@@ -189,6 +202,7 @@ impl CheckpointFile {
         self.file.sync_blocking()?;
         if self.syncing {
             self.covers_newer = true;
+            self.synced = checkpoint;
         } else {
             self.newer_is_synced();
         }

@@ -15,12 +15,27 @@ pub struct LogConfig {
     pub index_interval_bytes: u32,
     pub retention_ms: Option<u64>,
     pub retention_bytes: Option<u64>,
+    /// `None`: it is not compacted.
+    pub compaction: Option<CompactionConfig>,
     /// Most bytes of recent appends that this log keeps in memory.
     pub cache_bytes: usize,
     /// Shared by all logs of a process: bounds the memory of all their caches together.
     pub cache_budget: Arc<CacheBudget>,
     /// Shared by all logs of a data dir; [`crate::DataDir::open_log`] sets it.
     pub status: Arc<DirStatus>,
+}
+
+/// Of a compacted topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// How long tombstones and markers stay once they are clean.
+    pub delete_retention_ms: u64,
+    /// Records younger than this are not cleaned.
+    pub lag_min_ms: u64,
+    /// Records older than this are cleaned whatever the ratio; `None`: no bound.
+    pub lag_max_ms: Option<u64>,
+    /// So many dirty bytes in a million make a pass worth while.
+    pub dirty_millionths_min: u32,
 }
 
 impl LogConfig {
@@ -44,6 +59,7 @@ impl Default for LogConfig {
             index_interval_bytes: 0,
             retention_ms: None,
             retention_bytes: None,
+            compaction: None,
             cache_bytes: 8 << 20,
             cache_budget: Arc::new(CacheBudget::new(128 << 20)),
             status: Arc::new(DirStatus::default()),

@@ -15,6 +15,7 @@
 
 mod cache;
 mod checkpoint;
+mod compaction;
 mod config;
 mod data_dir;
 mod disk;
@@ -32,7 +33,10 @@ mod status;
 mod time_index;
 
 pub use cache::CacheBudget;
-pub use config::LogConfig;
+pub use compaction::{
+    Compacted, CompactionError, CompactionJob, CompactionLimits, CompactionNeed, Rewritten, Settlement,
+};
+pub use config::{CompactionConfig, LogConfig};
 pub use data_dir::{DataDir, DataDirError, OpenedDataDir};
 pub use disk::{
     DirEntry, Disk, DiskFile, DiskJob, DiskLock, OpenMode, RealDisk, is_disk_full, read_small_file, replace_file,

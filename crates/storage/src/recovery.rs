@@ -14,6 +14,7 @@ use highwater_record::{BatchHeader, EpochHistory};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 
 use crate::checkpoint::{Checkpoint, CheckpointFile};
+use crate::compaction;
 use crate::config::LogConfig;
 use crate::disk::{self, Disk, DiskFile, OpenMode};
 use crate::epoch_file::EpochFile;
@@ -83,6 +84,7 @@ pub(crate) fn recover(
     check_partition(disk, dir, partition)?;
     let (checkpoint_file, found) = CheckpointFile::open(disk, dir).map_err(at(dir))?;
     let (mut epoch_file, replayed) = EpochFile::open(disk, dir).map_err(at(dir))?;
+    compaction::roll_back_or_settle(disk, dir).map_err(at(dir))?;
     let bases = bases(disk, dir).map_err(at(dir))?;
     let checkpoint = found.unwrap_or_else(|| {
         // New, or both slots are damaged: then nothing is known as synced, and all of it is scanned.
@@ -201,7 +203,7 @@ impl Recovery<'_> {
             let Some(newest) = newest.filter(|entry| u64::from(entry.relative) == end.distance_from(*base)) else {
                 return Ok(None);
             };
-            sealed.push_back(Sealed { segment, end, len, max_timestamp: newest.max_timestamp });
+            sealed.push_back(Sealed { segment, end, len, max_timestamp: newest.max_timestamp, since: None });
         }
         let segment = Segment::new(self.dir.clone(), *last);
         let file = self.disk.open(&segment.log_path(), OpenMode::ReadWrite)?;
@@ -413,7 +415,13 @@ impl Recovery<'_> {
             part.index.seal(part.segment.base, part.end);
             self.save_changed(&part)?;
             let max_timestamp = part.index.max_timestamp.unwrap_or(TimestampMs::NONE);
-            sealed.push_back(Sealed { segment: part.segment, end: part.end, len: part.len, max_timestamp });
+            sealed.push_back(Sealed {
+                segment: part.segment,
+                end: part.end,
+                len: part.len,
+                max_timestamp,
+                since: None,
+            });
         }
         self.save_changed(&last)?;
         let file = self.disk.open(&last.segment.log_path(), OpenMode::ReadWrite)?;

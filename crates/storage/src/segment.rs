@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use highwater_record::{Batch, BatchHeader};
@@ -29,6 +30,8 @@ pub(crate) struct Segment {
     dir: Arc<Path>,
     open: Mutex<Weak<dyn DiskFile>>,
     hints: Mutex<VecDeque<(Offset, u64)>>,
+    /// Its name belongs to another segment's file by now. Set under the lock of `open`.
+    is_replaced: AtomicBool,
 }
 
 /// Never there: gives the empty `Weak` its type.
@@ -60,7 +63,13 @@ impl DiskFile for NoFile {
 
 impl Segment {
     pub(crate) fn new(dir: Arc<Path>, base: Offset) -> Arc<Self> {
-        Arc::new(Self { base, dir, open: Mutex::new(Weak::<NoFile>::new()), hints: Mutex::default() })
+        Arc::new(Self {
+            base,
+            dir,
+            open: Mutex::new(Weak::<NoFile>::new()),
+            hints: Mutex::default(),
+            is_replaced: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn path(&self, extension: &str) -> PathBuf {
@@ -86,9 +95,18 @@ impl Segment {
         if let Some(file) = open.upgrade() {
             return Ok(file);
         }
+        if self.is_replaced.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let file = disk.open(&self.log_path(), OpenMode::Read)?;
         *open = Arc::downgrade(&file);
         Ok(file)
+    }
+
+    /// Another file is about to take its name: who has the old one open may go on with it, nobody opens it any more.
+    pub(crate) fn replaced(&self) {
+        let _open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_replaced.store(true, Ordering::Relaxed);
     }
 
     /// A reader stopped before the batch `offset` at `position`.
@@ -115,6 +133,8 @@ pub(crate) struct Sealed {
     pub(crate) end: Offset,
     pub(crate) len: u64,
     pub(crate) max_timestamp: TimestampMs,
+    /// The wall clock when it got its first record, if that was in this run of the process.
+    pub(crate) since: Option<TimestampMs>,
 }
 
 impl Sealed {
@@ -289,6 +309,7 @@ impl Active {
             end: self.end,
             len: self.len,
             max_timestamp: self.index.max_timestamp.unwrap_or(TimestampMs::NONE),
+            since: self.since,
         })
     }
 }

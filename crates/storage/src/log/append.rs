@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
-use highwater_record::{Batch, BatchHeader, HEADER_LEN, set_append_time, stamp};
+use highwater_record::{Batch, BatchHeader, HEADER_LEN, filler, set_append_time, stamp};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TimestampType};
 
 use super::Log;
@@ -65,10 +65,12 @@ impl Log {
         Ok(Appended { append_time, ..appended })
     }
 
-    /// Appends what the leader sent, as follower: the bytes as they are. Offsets must continue at the log's end, and
-    /// leader epochs never go back. Whole or nothing.
+    /// Appends what the leader sent, as follower: the bytes as they are. Offsets must continue at the log's end (but
+    /// for a filler, of which the part before it is left out), and leader epochs never go back. Whole or nothing.
     pub fn append_follower(&mut self, batches: &[Batch]) -> Result<Appended, AppendError> {
         self.check_appendable()?;
+        let cut = self.cut_to_fit(batches);
+        let batches = cut.as_deref().unwrap_or(batches);
         let (mut expected, mut latest) = (self.end_offset(), self.epochs.latest().unwrap_or(LeaderEpoch::NONE));
         for header in batches.iter().map(Batch::header) {
             if header.base_offset != expected {
@@ -93,6 +95,19 @@ impl Log {
         let appended = self.write(&headers, pieces, None)?;
         self.note_producers(&headers, batches);
         Ok(appended)
+    }
+
+    /// A leader's filler may begin before this log's end: replicas are compacted each for itself. What it says of the offsets
+    /// from there on is taken. Everything else begins where a batch of this log ends, if the two logs are the same up to there.
+    fn cut_to_fit(&self, batches: &[Batch]) -> Option<Vec<Batch>> {
+        let (first, end) = (batches.first()?.header(), self.end_offset());
+        if !first.is_filler() || first.base_offset >= end || first.next_offset() <= end {
+            return None;
+        }
+        let filler = filler(end, first.next_offset(), first.leader_epoch);
+        let mut cut = batches.to_vec();
+        cut[0] = Batch::from_bytes(filler).ok()?;
+        Some(cut)
     }
 
     /// `pieces` are the bytes of the batches: one for all, or one for each.

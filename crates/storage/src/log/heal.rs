@@ -1,14 +1,15 @@
-//! Healing: a damaged range is replaced by the batches that the leader has for it. Replicas hold the same bytes, so as a
-//! rule they fit where the damaged ones are; where they don't, the segment is written anew beside and renamed.
+//! Healing: a damaged range is replaced by the batches that the leader has for it. Replicas hold the same bytes but for
+//! what compaction has done to each of them, so as a rule they fit where the damaged ones are; where they don't, the segment is written anew beside and renamed.
 //!
 //! **Invariants**: offsets, and what lies outside the range, stay as they are. A job that a truncation overtook writes nothing
-//! more. A crash half way leaves a damaged range or a healed one.
+//! more. A crash half way leaves a damaged range or a healed one. What comes from a leader that has cleaned less is dirty
+//! again ([`Log::cleaned_to`]).
 
 use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use highwater_record::{Batch, EpochHistory};
+use highwater_record::{Batch, EpochHistory, filler};
 use highwater_types::{Offset, TimestampMs};
 
 use super::Log;
@@ -80,7 +81,8 @@ impl HealJob {
         let segment = &self.sealed.segment;
         let file = self.disk.open(&segment.log_path(), OpenMode::ReadWrite).map_err(io)?;
         let place = self.place(&*file).map_err(io)?;
-        let batches = self.check(batches, &place)?;
+        let batches = cut_fillers(batches, &place);
+        let batches = self.check(&batches, &place)?;
         let end = batches.last().map_or(place.first, |batch| batch.header().next_offset());
         let size: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
         let room = place.end - place.start;
@@ -188,8 +190,22 @@ impl HealJob {
             self.disk.open(path, OpenMode::ReadWrite)?.sync_blocking()?;
         }
         let max_timestamp = index.max_timestamp.unwrap_or(TimestampMs::NONE);
-        Ok(Sealed { segment, end: self.sealed.end, len, max_timestamp })
+        Ok(Sealed { segment, end: self.sealed.end, len, max_timestamp, since: self.sealed.since })
     }
+}
+
+/// The leader's log may be compacted further, or less far: of a filler that reaches beyond the damaged place, the part inside it
+/// is taken. All else begins and ends where batches of this log do.
+fn cut_fillers(batches: &[Batch], place: &Place) -> Vec<Batch> {
+    let cut = |batch: &Batch| {
+        let header = batch.header();
+        let (base, next) = (header.base_offset.max(place.first), header.next_offset().min(place.end_offset));
+        let crosses = header.is_filler() && base < next && (base, next) != (header.base_offset, header.next_offset());
+        let filler = crosses.then(|| Batch::from_bytes(filler(base, next, header.leader_epoch)).ok());
+        filler.flatten().unwrap_or_else(|| batch.clone())
+    };
+    // A fetch gives the batch that holds what was asked for, and so may begin before the place.
+    batches.iter().skip_while(|batch| batch.header().next_offset() <= place.first).map(cut).collect()
 }
 
 fn write_batches(file: &dyn DiskFile, position: u64, batches: &[Batch]) -> io::Result<u64> {
@@ -250,6 +266,7 @@ impl Log {
             *sealed = changed;
         }
         let (start, end) = (healed.range.start, healed.range.end);
+        self.healed_from(start);
         self.damage = std::mem::take(&mut self.damage)
             .into_iter()
             .flat_map(|range| {

@@ -7,6 +7,7 @@
 //! damaged inside them is listed in `damage`. After a failed write or sync nothing is written any more (T44).
 
 mod append;
+mod compact;
 mod heal;
 mod producers;
 mod read;
@@ -36,6 +37,7 @@ use crate::epoch_file::{EpochFile, EpochRecord};
 use crate::error::{AppendError, DamagedRange, LogError, OpenError};
 use crate::recovery::{self, RecoveryReport};
 use crate::segment::{Active, Sealed};
+use compact::Compaction;
 use producers::Producers;
 use sync::{Condemned, Unsynced};
 
@@ -72,6 +74,7 @@ pub struct Log {
     cache: Cache,
     damage: Vec<DamagedRange>,
     producers: Producers,
+    compaction: Compaction,
     unsynced: Unsynced,
     /// The names of its folder, and of the files that every log has, are known to be on the disk.
     is_named: bool,
@@ -128,6 +131,7 @@ impl Log {
             checkpoint: recovered.checkpoint,
             damage: recovered.damage,
             producers: Producers::default(),
+            compaction: Compaction::default(),
             unsynced: Unsynced::default(),
             is_named: report.clean,
             syncing: None,
@@ -141,6 +145,8 @@ impl Log {
         if !report.clean {
             log.unsynced_after_recovery(recovered.written);
         }
+        log.compaction = Compaction::load(&*log.disk, &log.dir, &log.epochs, (log.end_offset(), report.recovery_point))
+            .map_err(|source| OpenError::Io { path: log.dir.to_path_buf(), source })?;
         log.learn_producers().map_err(|source| OpenError::Io { path: log.dir.to_path_buf(), source })?;
         Ok((log, report))
     }
@@ -236,7 +242,10 @@ impl Log {
     fn state_to_checkpoint(&self) -> Checkpoint {
         Checkpoint {
             start_offset: self.start,
-            recovery_point: self.durable.min(self.high_watermark).max(self.start),
+            recovery_point: self
+                .durable
+                .min(self.high_watermark.max(self.compaction.recovery_point_min()))
+                .max(self.start),
             high_watermark: self.high_watermark,
             closed_at: (self.state == State::Closed).then_some(self.active.end),
         }
@@ -362,6 +371,7 @@ impl Log {
             end: self.active.end,
             len: self.active.len,
             max_timestamp: self.active.index.max_timestamp.unwrap_or(TimestampMs::NONE),
+            since: self.active.since,
         })
     }
 

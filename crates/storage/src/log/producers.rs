@@ -23,6 +23,12 @@ pub(super) struct Producers {
     has_gaps: bool,
 }
 
+impl Producers {
+    pub(super) fn has_gaps(&self) -> bool {
+        self.has_gaps
+    }
+}
+
 impl Log {
     /// Whether a batch of a numbered producer is the next one, or stored already (T29). Batches without a producer always
     /// may be appended.
@@ -146,7 +152,7 @@ impl Log {
 }
 
 /// The leader epoch of the record before `offset`, as far as the history goes back.
-fn epoch_before(epochs: &EpochHistory, offset: Offset) -> LeaderEpoch {
+pub(super) fn epoch_before(epochs: &EpochHistory, offset: Offset) -> LeaderEpoch {
     let before = epochs.entries().iter().rev().find(|(_, start)| *start < offset);
     // Of an empty log nothing is known.
     before.map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)

@@ -239,7 +239,12 @@ fn search(
 
 fn in_batch(bytes: Bytes, header: &BatchHeader, timestamp: TimestampMs, first: Offset) -> Option<TimestampFound> {
     use highwater_types::TimestampType;
-    if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+    // Compaction leaves gaps between records, and batches without any.
+    let is_dense = header.record_count == header.last_offset_delta.saturating_add(1);
+    if header.record_count == 0 {
+        return None;
+    }
+    if is_dense && header.attributes.timestamp_type() == TimestampType::LogAppendTime {
         let offset = header.base_offset.max(first);
         return Some(TimestampFound { offset, timestamp: header.max_timestamp });
     }

@@ -234,6 +234,8 @@ impl Log {
         let saved = self.active.save_indexes(&*self.disk);
         self.io(saved)?;
         self.sync_now()?;
+        let settled = self.settle_compaction();
+        self.io(settled)?;
         if self.durable < self.end_offset() {
             self.fail("a sync was still running when the log was closed");
             return Err(LogError::Closed);

@@ -1,6 +1,7 @@
 //! A log on a simulated disk: what it must do, one behaviour a test.
 
 mod append;
+mod compaction;
 mod damage;
 mod producers;
 mod reading;

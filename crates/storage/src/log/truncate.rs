@@ -26,6 +26,8 @@ impl Log {
         if offset < self.start {
             return Err(LogError::OffsetOutOfRange { asked: offset, start: self.start, end: self.end_offset() });
         }
+        let settled = self.settle_compaction();
+        self.io(settled)?;
         let target = self.segment_at(offset);
         self.cancel_heal(target.base());
         let file = match target.base() == self.active.base() {
@@ -48,6 +50,8 @@ impl Log {
             return self.restart_at(self.start);
         }
 
+        let settled = self.before_cut(end);
+        self.io(settled)?;
         if end < self.checkpoint.claimed() {
             let latest = *self.checkpoint.latest();
             let lowered = Checkpoint { recovery_point: end, high_watermark: latest.high_watermark.min(end), ..latest };
@@ -90,6 +94,8 @@ impl Log {
     pub fn restart_at(&mut self, offset: Offset) -> Result<(), LogError> {
         self.check_open()?;
         self.cancel_heal(Offset::ZERO);
+        let settled = self.before_cut(Offset::ZERO);
+        self.io(settled)?;
         let state =
             Checkpoint { start_offset: offset, recovery_point: offset, high_watermark: offset, closed_at: None };
         let written = self.checkpoint.write_durably(state).and_then(|()| self.sync_names());

@@ -44,6 +44,8 @@ struct Producer {
     batches: VecDeque<Stored>,
     /// Where its open transaction begins.
     transaction_start: Option<Offset>,
+    /// Where its last marker is.
+    last_marker: Option<Offset>,
 }
 
 /// A transaction that was aborted in this partition.
@@ -223,6 +225,7 @@ impl ProducerStates {
             last_timestamp: header.max_timestamp,
             batches: VecDeque::new(),
             transaction_start: None,
+            last_marker: None,
         });
         if header.producer_epoch > producer.epoch {
             producer.epoch = header.producer_epoch;
@@ -232,6 +235,7 @@ impl ProducerStates {
         if header.attributes.is_control() {
             let Some(marker) = marker else { return };
             producer.coordinator_epoch = producer.coordinator_epoch.max(marker.coordinator_epoch);
+            producer.last_marker = Some(header.base_offset);
             if let Some(first_offset) = producer.transaction_start.take() {
                 let last_offset = header.last_offset();
                 self.ended.insert(first_offset, last_offset);
@@ -322,9 +326,22 @@ impl ProducerStates {
         self.producers.is_empty() && self.aborted.is_empty() && self.ended.is_empty()
     }
 
-    /// Whether a batch holds the newest sequence of a producer, which compaction must leave (T30).
-    pub fn is_newest(&self, header: &BatchHeader) -> bool {
-        let newest = self.producers.get(&header.producer_id).and_then(|producer| producer.batches.back());
-        newest.is_some_and(|newest| newest.base_offset == header.base_offset)
+    /// Without what is known of transactions that have ended.
+    #[cfg(test)]
+    pub(crate) fn producers_alone(&self) -> Self {
+        Self { producers: self.producers.clone(), ..Self::default() }
+    }
+
+    /// The base offsets below `end` of the batches and markers that what is known follows from, in order: compaction must
+    /// leave them, if need be without records (T30).
+    pub fn known_from(&self, end: Offset) -> Vec<Offset> {
+        let of = |producer: &Producer| {
+            let batches = producer.batches.iter().map(|batch| batch.base_offset);
+            batches.chain(producer.last_marker).collect::<Vec<_>>()
+        };
+        let mut offsets: Vec<Offset> = self.producers.values().flat_map(of).filter(|offset| *offset < end).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        offsets
     }
 }

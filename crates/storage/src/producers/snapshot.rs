@@ -17,7 +17,9 @@ use crate::disk::{self, Disk, OpenMode};
 
 const EXTENSION: &str = "producers";
 const MAGIC: u32 = 0x4857_5053;
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Without the last markers.
+const VERSION_1: u16 = 1;
 /// No more is read of a file that claims to be one.
 const BYTES_MAX: u64 = 256 << 20;
 
@@ -118,6 +120,7 @@ fn encode(epoch_before: LeaderEpoch, states: &ProducerStates) -> Vec<u8> {
         out.put_i32(producer.coordinator_epoch);
         out.put_i64(producer.last_timestamp.get());
         out.put_i64(producer.transaction_start.map_or(-1, Offset::get));
+        out.put_i64(producer.last_marker.map_or(-1, Offset::get));
         out.put_u8(producer.batches.len() as u8);
         for batch in &producer.batches {
             out.put_i32(batch.first_sequence);
@@ -150,14 +153,18 @@ fn decode(bytes: &[u8]) -> Option<(LeaderEpoch, ProducerStates)> {
         return None;
     }
     let mut at = body;
-    if at.try_get_u32().ok()? != MAGIC || at.try_get_u16().ok()? != VERSION {
+    if at.try_get_u32().ok()? != MAGIC {
+        return None;
+    }
+    let version = at.try_get_u16().ok()?;
+    if ![VERSION_1, VERSION].contains(&version) {
         return None;
     }
     let epoch_before = LeaderEpoch::new(at.try_get_i32().ok()?);
     let mut states = ProducerStates::default();
     for _ in 0..at.try_get_u32().ok()? {
         let id = ProducerId::new(at.try_get_i64().ok()?);
-        let producer = decode_producer(&mut at)?;
+        let producer = decode_producer(&mut at, version)?;
         states.producers.insert(id, producer);
     }
     let mut ended = BTreeMap::new();
@@ -175,11 +182,13 @@ fn decode(bytes: &[u8]) -> Option<(LeaderEpoch, ProducerStates)> {
     at.is_empty().then_some((epoch_before, states))
 }
 
-fn decode_producer(at: &mut &[u8]) -> Option<Producer> {
+fn decode_producer(at: &mut &[u8], version: u16) -> Option<Producer> {
     let epoch = ProducerEpoch::new(at.try_get_i16().ok()?);
     let coordinator_epoch = at.try_get_i32().ok()?;
     let last_timestamp = TimestampMs::new(at.try_get_i64().ok()?);
-    let transaction_start = Some(at.try_get_i64().ok()?).filter(|start| *start >= 0).map(Offset::new);
+    let mut offset = || Some(Some(at.try_get_i64().ok()?).filter(|offset| *offset >= 0).map(Offset::new));
+    let transaction_start = offset()?;
+    let last_marker = if version == VERSION_1 { None } else { offset()? };
     let count = usize::from(at.try_get_u8().ok()?);
     if count > BATCHES_KEPT {
         return None;
@@ -194,7 +203,7 @@ fn decode_producer(at: &mut &[u8]) -> Option<Producer> {
             append_time: Some(TimestampMs::new(at.try_get_i64().ok()?)).filter(|time| *time != TimestampMs::NONE),
         });
     }
-    Some(Producer { epoch, coordinator_epoch, last_timestamp, batches, transaction_start })
+    Some(Producer { epoch, coordinator_epoch, last_timestamp, batches, transaction_start, last_marker })
 }
 
 #[cfg(test)]

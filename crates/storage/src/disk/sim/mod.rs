@@ -88,6 +88,8 @@ struct State {
     /// Counts crashes: a mount of an older run is dead.
     run: u64,
     locks: Vec<std::path::PathBuf>,
+    /// So many more calls succeed in this run.
+    calls_left: Option<u64>,
     syncs: u64,
 }
 
@@ -108,6 +110,7 @@ impl SimDisk {
             capacity: u64::MAX,
             run: 0,
             locks: Vec::new(),
+            calls_left: None,
             syncs: 0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -128,6 +131,7 @@ impl SimDisk {
         let mut state = self.state();
         state.run += 1;
         state.locks.clear();
+        state.calls_left = None;
         let State { tree, random, .. } = &mut *state;
         match crash {
             Crash::Process => {}
@@ -143,6 +147,12 @@ impl SimDisk {
     /// Sets how many bytes all files together may hold; more is refused with `StorageFull`.
     pub fn set_capacity(&self, bytes: u64) {
         self.state().capacity = bytes;
+    }
+
+    /// The present run ends after so many more calls, wherever that is: what follows fails. Then [`SimDisk::crash`] says what
+    /// is left.
+    pub fn end_run_after(&self, calls: u64) {
+        self.state().calls_left = Some(calls);
     }
 
     /// From now on, syncs of files whose path contains `path_part` fail, and what they should have made durable is
@@ -201,8 +211,10 @@ impl SimDisk {
 }
 
 impl State {
-    fn check_run(&self, run: u64) -> io::Result<()> {
-        if self.run == run {
+    fn check_run(&mut self, run: u64) -> io::Result<()> {
+        let is_over = self.calls_left == Some(0);
+        self.calls_left = self.calls_left.map(|calls| calls.saturating_sub(1));
+        if self.run == run && !is_over {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotConnected, "this run of the process has ended"))
