@@ -35,6 +35,10 @@ pub struct BrokerConfig {
     pub checkpoint_interval_ms: u64,
     /// How often retention looks for segments to delete.
     pub retention_interval_ms: u64,
+    /// How often compaction looks for logs that are dirty enough.
+    pub compaction_interval_ms: u64,
+    /// Most keys that one pass of compaction has in memory, at some 50 bytes each; a log with more takes several passes.
+    pub compaction_keys_max: usize,
     /// How long a stop waits for leadership to move away.
     pub shutdown_timeout_ms: u64,
     /// Replicas of the internal topics' partitions. They are not made before there are as many brokers: what is made with
@@ -96,6 +100,8 @@ impl Default for BrokerConfig {
             recovery_parallel_max: 4,
             checkpoint_interval_ms: 5_000,
             retention_interval_ms: 30_000,
+            compaction_interval_ms: 15_000,
+            compaction_keys_max: 1 << 20,
             shutdown_timeout_ms: 10_000,
             internal_topics_replication_factor: 3,
             offsets_topic_partitions: 16,

@@ -206,7 +206,7 @@ fn produce_to(
         batch_bytes_max,
         record_bytes_max: batch_bytes_max,
         decompressed_bytes_max,
-        keys_required: false,
+        keys_required: partition.keys_required(),
     };
     match validate_produce(to.records, &limits) {
         Ok(batches) => partition.append(ToAppend {

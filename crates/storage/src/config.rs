@@ -13,6 +13,7 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     pub segment_ms: u64,
     pub index_interval_bytes: u32,
+    /// `None`: nothing goes for its age.
     pub retention_ms: Option<u64>,
     pub retention_bytes: Option<u64>,
     /// `None`: it is not compacted.
@@ -43,10 +44,17 @@ impl LogConfig {
     #[must_use]
     pub fn with_topic(mut self, topic: &TopicConfig) -> Self {
         self.segment_bytes = topic.segment_bytes;
-        self.segment_ms = topic.segment_ms;
+        self.segment_ms = topic.segment_ms_effective();
         self.index_interval_bytes = topic.index_interval_bytes;
-        self.retention_ms = topic.retention_ms;
-        self.retention_bytes = topic.retention_bytes;
+        let deletes = topic.cleanup_policy.deletes();
+        self.retention_ms = topic.retention_ms.filter(|_| deletes);
+        self.retention_bytes = topic.retention_bytes.filter(|_| deletes);
+        self.compaction = topic.cleanup_policy.compacts().then_some(CompactionConfig {
+            delete_retention_ms: topic.delete_retention_ms,
+            lag_min_ms: topic.compaction_lag_ms_min,
+            lag_max_ms: topic.compaction_lag_ms_max,
+            dirty_millionths_min: topic.dirty_millionths_min,
+        });
         self
     }
 }

@@ -36,6 +36,26 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
+/// What becomes of old records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum CleanupPolicy {
+    /// They go by age and size.
+    #[default]
+    Delete,
+    /// They go once their key has a newer value.
+    Compact,
+    CompactAndDelete,
+}
+
+impl CleanupPolicy {
+    pub const fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompactAndDelete)
+    }
+    pub const fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::CompactAndDelete)
+    }
+}
+
 /// The effective configuration of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicConfig {
@@ -46,6 +66,15 @@ pub struct TopicConfig {
     pub retention_ms: Option<u64>,
     /// Size of a partition above which its oldest segments go, in bytes; `None`: no bound.
     pub retention_bytes: Option<u64>,
+    pub cleanup_policy: CleanupPolicy,
+    /// How long a reader of a compacted topic has to see that a key was deleted, in milliseconds.
+    pub delete_retention_ms: u64,
+    /// Age below which records are not compacted, in milliseconds.
+    pub compaction_lag_ms_min: u64,
+    /// Age above which records are compacted whatever the ratio, in milliseconds; `None`: no bound.
+    pub compaction_lag_ms_max: Option<u64>,
+    /// Part of a log, in millionths, that must be dirty for it to be compacted.
+    pub dirty_millionths_min: u32,
     pub segment_bytes: u64,
     pub segment_ms: u64,
     /// Largest record batch accepted, in bytes, compressed as it is.
@@ -62,6 +91,11 @@ impl Default for TopicConfig {
             min_insync_replicas: 2,
             retention_ms: Some(7 * 24 * 3600 * 1000),
             retention_bytes: None,
+            cleanup_policy: CleanupPolicy::Delete,
+            delete_retention_ms: 24 * 3600 * 1000,
+            compaction_lag_ms_min: 0,
+            compaction_lag_ms_max: None,
+            dirty_millionths_min: 500_000,
             segment_bytes: 256 << 20,
             segment_ms: 7 * 24 * 3600 * 1000,
             max_message_bytes: 1 << 20,
@@ -108,6 +142,16 @@ topic_config_keys! {
         "segments whose newest record is older than this are deleted";
     "retention.bytes", "-1", "-1 (no bound) or a whole number of bytes",
         "the oldest segments of a partition are deleted while it is larger than this";
+    "cleanup.policy", "delete", "delete, compact or compact,delete",
+        "delete: old segments go by age and size; compact: a record goes once its key has a newer value";
+    "delete.retention.ms", "86400000", "a whole number of milliseconds",
+        "how long a compacted topic keeps the tombstone of a key that was deleted, for readers to see it";
+    "min.compaction.lag.ms", "0", "a whole number of milliseconds",
+        "records younger than this are not compacted";
+    "max.compaction.lag.ms", "-1", "-1 (no bound) or a whole number of milliseconds from 1",
+        "records older than this are compacted whatever min.cleanable.dirty.ratio says";
+    "min.cleanable.dirty.ratio", "0.5", "a number from 0 to 1",
+        "part of a compacted log that must have come since it was last compacted, for it to be compacted again";
     "segment.bytes", "268435456", "a whole number of bytes from 1024 to 2147483647",
         "a new segment file is started when the current one would become larger than this";
     "segment.ms", "604800000", "a whole number of milliseconds from 1",
@@ -156,6 +200,23 @@ impl TopicConfig {
             "min.insync.replicas" => self.min_insync_replicas = number(1, 32)? as u32,
             "retention.ms" => self.retention_ms = optional()?,
             "retention.bytes" => self.retention_bytes = optional()?,
+            "cleanup.policy" => {
+                self.cleanup_policy = match value {
+                    "delete" => CleanupPolicy::Delete,
+                    "compact" => CleanupPolicy::Compact,
+                    "compact,delete" | "delete,compact" => CleanupPolicy::CompactAndDelete,
+                    _ => return Err(bad()),
+                }
+            }
+            "delete.retention.ms" => self.delete_retention_ms = number(0, i64::MAX as u64)?,
+            "min.compaction.lag.ms" => self.compaction_lag_ms_min = number(0, i64::MAX as u64)?,
+            "max.compaction.lag.ms" => {
+                self.compaction_lag_ms_max = if value == "-1" { None } else { Some(number(1, i64::MAX as u64)?) };
+            }
+            "min.cleanable.dirty.ratio" => {
+                let ratio = value.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(bad)?;
+                self.dirty_millionths_min = (ratio * 1e6).round() as u32;
+            }
             "segment.bytes" => self.segment_bytes = number(1024, i32::MAX as u64)?,
             "segment.ms" => self.segment_ms = number(1, i64::MAX as u64)?,
             "max.message.bytes" => self.max_message_bytes = number(1024, 64 << 20)? as u32,
@@ -178,6 +239,12 @@ impl TopicConfig {
             _ => return Err(ConfigError::UnknownKey { key: key.to_owned() }),
         }
         Ok(())
+    }
+
+    /// Age at which a segment is rolled: early enough for `max.compaction.lag.ms`.
+    pub fn segment_ms_effective(&self) -> u64 {
+        let lag = self.compaction_lag_ms_max.filter(|_| self.cleanup_policy.compacts());
+        self.segment_ms.min(lag.unwrap_or(u64::MAX))
     }
 
     fn known_keys() -> String {
@@ -207,6 +274,26 @@ mod tests {
             assert!(error.contains(info.key) && error.contains(info.allowed), "{error}");
         }
         assert!(one("segment.bytes", "1023").is_err());
+    }
+
+    #[test]
+    fn cleanup_is_by_key_or_by_age_or_both() {
+        assert!(one("cleanup.policy", "compact").unwrap().cleanup_policy == CleanupPolicy::Compact);
+        for both in ["compact,delete", "delete,compact"] {
+            let policy = one("cleanup.policy", both).unwrap().cleanup_policy;
+            assert!(policy.compacts() && policy.deletes());
+        }
+        assert_eq!(one("min.cleanable.dirty.ratio", "0.25").unwrap().dirty_millionths_min, 250_000);
+        for bad in ["1.01", "-0.1", "NaN", ""] {
+            assert!(one("min.cleanable.dirty.ratio", bad).is_err());
+        }
+        assert!(one("max.compaction.lag.ms", "0").is_err());
+        let keys = [("cleanup.policy", "compact"), ("max.compaction.lag.ms", "5000")];
+        let set = |keys: &[(&str, &str)]| {
+            let overrides = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            TopicConfig::from_overrides(&overrides).unwrap().segment_ms_effective()
+        };
+        assert_eq!((set(&keys), set(&keys[1..])), (5000, TopicConfig::default().segment_ms));
     }
 
     #[test]

@@ -12,7 +12,8 @@ mod name;
 mod offset;
 
 pub use config::{
-    ConfigError, ConfigKeyInfo, Durability, TOPIC_CONFIG_KEYS, TimestampType, TopicConfig, UncleanElection,
+    CleanupPolicy, ConfigError, ConfigKeyInfo, Durability, TOPIC_CONFIG_KEYS, TimestampType, TopicConfig,
+    UncleanElection,
 };
 pub use epoch::{
     BrokerEpoch, Generation, GroupEpoch, LeaderEpoch, MemberEpoch, MetadataVersion, PartitionEpoch, ProducerEpoch,

@@ -8,7 +8,7 @@ use highwater_coordination::group::{GroupConfig, GroupShard};
 use highwater_coordination::transaction::{Action, TransactionConfig, TransactionShard};
 use highwater_metadata::Command;
 use highwater_protocol::{code_of, v1};
-use highwater_types::{ErrorCode, GROUPS_TOPIC, TOPIC_CONFIG_KEYS, TRANSACTIONS_TOPIC, TopicPartition};
+use highwater_types::{ErrorCode, GROUPS_TOPIC, TRANSACTIONS_TOPIC, TopicPartition};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +20,9 @@ use crate::partition::TransactionEnd;
 use crate::partitions::Partitions;
 use crate::services::coordinator::call_error;
 use crate::services::error::to_wire;
+
+/// Small: only what is sealed is compacted, and a coordinator reads all of it when it loads.
+const INTERNAL_SEGMENT_BYTES: &str = "16777216";
 
 /// Of the transaction coordinators here; each wants the markers of a transaction written.
 pub type TransactionActions = mpsc::UnboundedReceiver<CoordinatorAction<Action>>;
@@ -133,9 +136,11 @@ impl Coordinators {
 
 /// Their records are the state of the coordinators: never deleted for their age, only where newer ones replace them.
 fn internal_configs() -> BTreeMap<String, String> {
-    let mut configs = BTreeMap::from([("min.insync.replicas", "2"), ("retention.ms", "-1")]);
-    if TOPIC_CONFIG_KEYS.iter().any(|info| info.key == "cleanup.policy") {
-        configs.insert("cleanup.policy", "compact");
-    }
+    let configs = BTreeMap::from([
+        ("min.insync.replicas", "2"),
+        ("retention.ms", "-1"),
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", INTERNAL_SEGMENT_BYTES),
+    ]);
     configs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

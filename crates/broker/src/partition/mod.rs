@@ -11,6 +11,7 @@
 //! - Consumers get nothing from the high watermark on (T26).
 
 mod append;
+mod compact;
 mod coordinate;
 mod describe;
 mod error;
@@ -94,6 +95,8 @@ pub struct Partition {
     dir: Arc<DataDir>,
     flush: OnceLock<FlushHandle>,
     batch_bytes_max: AtomicU32,
+    /// Its topic is compacted.
+    keys_required: AtomicBool,
     internal: AtomicBool,
     state: Mutex<State>,
 }
@@ -166,6 +169,7 @@ impl Partition {
             dir,
             flush: OnceLock::new(),
             batch_bytes_max: AtomicU32::new(config.max_message_bytes),
+            keys_required: AtomicBool::new(false),
             internal: AtomicBool::new(false),
             state: Mutex::new(State {
                 storage,
@@ -194,6 +198,10 @@ impl Partition {
     /// Whether coordinators alone write to it.
     pub(crate) fn is_internal(&self) -> bool {
         self.internal.load(Ordering::Relaxed)
+    }
+    /// Whether producers must give every record a key.
+    pub(crate) fn keys_required(&self) -> bool {
+        self.keys_required.load(Ordering::Relaxed)
     }
     /// Largest batch that a producer may send.
     pub(crate) fn batch_bytes_max(&self) -> usize {

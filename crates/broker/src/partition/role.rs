@@ -28,6 +28,7 @@ impl Partition {
     pub(crate) fn assign(self: &Arc<Self>, assignment: &Assignment) {
         self.internal.store(assignment.internal, Ordering::Relaxed);
         self.batch_bytes_max.store(assignment.config.max_message_bytes, Ordering::Relaxed);
+        self.keys_required.store(assignment.config.cleanup_policy.compacts(), Ordering::Relaxed);
         self.with(|state, wakes| state.assign(self, assignment, wakes));
     }
 

@@ -2,6 +2,7 @@
 
 mod carry_proposals;
 mod checkpoint;
+mod compact;
 mod follow_metadata;
 mod retain;
 mod tick;
@@ -39,6 +40,7 @@ pub(crate) fn start_without_cluster(tracker: &TaskTracker, core: &Arc<Core>) {
     let stop = || core.stopping.clone().cancelled_owned();
     tracker.spawn(until(stop(), checkpoint::run(Arc::clone(core))));
     tracker.spawn(until(stop(), retain::run(Arc::clone(core))));
+    tracker.spawn(until(stop(), compact::run(Arc::clone(core))));
     tracker.spawn(until(stop(), tick::run(Arc::clone(core))));
     tracker.spawn(until(stop(), watch_storage::run(Arc::clone(core))));
 }

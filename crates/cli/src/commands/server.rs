@@ -191,6 +191,8 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         recovery_parallel_max: it.recovery_parallel_max,
         checkpoint_interval_ms: it.checkpoint_interval_ms,
         retention_interval_ms: it.retention_interval_ms,
+        compaction_interval_ms: it.compaction_interval_ms,
+        compaction_keys_max: it.compaction_keys_max,
         shutdown_timeout_ms: it.shutdown_timeout_ms,
         internal_topics_replication_factor: it.internal_topics_replication_factor,
         offsets_topic_partitions: it.offsets_topic_partitions,

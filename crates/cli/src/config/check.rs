@@ -111,6 +111,8 @@ fn check_broker(config: &Config, findings: &mut Vec<Finding>) {
         ("broker.recovery_parallel_max", it.recovery_parallel_max as u64),
         ("broker.checkpoint_interval_ms", it.checkpoint_interval_ms),
         ("broker.retention_interval_ms", it.retention_interval_ms),
+        ("broker.compaction_interval_ms", it.compaction_interval_ms),
+        ("broker.compaction_keys_max", it.compaction_keys_max as u64),
         ("broker.shutdown_timeout_ms", it.shutdown_timeout_ms),
         ("broker.internal_topics_replication_factor", it.internal_topics_replication_factor.into()),
         ("broker.offsets_topic_partitions", it.offsets_topic_partitions.into()),

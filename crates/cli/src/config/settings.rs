@@ -153,6 +153,10 @@ settings! {
             "How often high watermarks and recovery points are written down.";
         retention_interval_ms: "MS",
             "How often retention looks for segments to delete.";
+        compaction_interval_ms: "MS",
+            "How often compaction looks for logs that are dirty enough.";
+        compaction_keys_max: "COUNT",
+            "Most keys that one pass of compaction has in memory, at some 50 bytes each.";
         shutdown_timeout_ms: "MS",
             "How long a stop waits for leadership to move away.";
         internal_topics_replication_factor: "COUNT",

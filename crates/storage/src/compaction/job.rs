@@ -180,8 +180,14 @@ impl Pass {
             self.done.segments_before += old.len();
             self.done.segments_after += 1;
             self.done.bytes_before += old.iter().map(|sealed| sealed.len).sum::<u64>();
-            if let Some(rewritten) = self.rewrite(old)? {
-                return Ok(Some(rewritten));
+            match self.rewrite(old) {
+                Ok(None) => {}
+                Ok(rewritten) => return Ok(rewritten),
+                Err(error) => {
+                    // Above all when there is no space for it.
+                    let cleared = settle::roll_back_or_settle(&*self.plan.disk, &self.plan.dir);
+                    return Err(cleared.err().map_or(error, CompactionError::Unsettled));
+                }
             }
         }
         Ok(None)

@@ -533,6 +533,19 @@ fn a_crash_at_any_call_leaves_the_old_segments_or_the_new_ones() {
     }
 }
 
+#[test]
+fn a_full_disk_ends_a_pass_and_keeps_nothing_of_it() {
+    let (mut f, end, before) = prepared(3);
+    f.hardware.set_capacity(f.hardware.used_bytes() + 100);
+    let result = f.compact(5_000).unwrap();
+    assert!(matches!(result, Err(CompactionError::Io(_))), "{result:?}");
+    assert!(!f.hardware.files().iter().any(|path| path.to_string_lossy().contains(".compacted")));
+    check(&f, &before);
+    f.hardware.set_capacity(u64::MAX);
+    f.compact(5_000).unwrap().unwrap();
+    assert_eq!(table(&f.all()), end);
+}
+
 /// A swap whose old files are still there when the log is cut, and gets new segments of the same names.
 #[test]
 fn a_truncation_after_a_swap_settles_it_first() {
@@ -725,7 +738,7 @@ impl Run {
         assert_eq!(self.f.report.damage, []);
         // What was cut off and not synced may be back.
         self.before.retain(|batch| batch.header().next_offset() <= committed);
-        let tail = self.f.all().into_iter().filter(|batch| batch.header().base_offset >= committed);
+        let tail = self.f.all().into_iter().filter(|batch| batch.header().next_offset() > committed);
         self.before.extend(tail);
         self.cut();
         self.epoch = self.epoch.max(self.f.log.epochs().latest().map_or(0, LeaderEpoch::get));
