@@ -237,3 +237,15 @@ fn a_refusal_of_another_leader_epoch_throws_nothing_away() {
     let late = LeaderError { asked, ..error(ErrorCode::OffsetOutOfRange, Some((o(0), o(0)))) };
     assert_eq!(follower.on_error(&late, log(0, 50), &history(&[(3, 0)])), FollowerReaction::RetryLater);
 }
+
+/// A leader that compaction has left one empty batch for 30..60 answers a fetch from 50 with it.
+#[test]
+fn records_that_begin_before_the_log_s_end_are_taken_only_as_the_answer_to_the_present_question() {
+    let (ends, epochs) = (log(0, 50), history(&[(3, 0)]));
+    let merged = LeaderResponse { records: Some((o(30), o(60))), ..answer(60) };
+    assert_eq!(follower(ends, 50).on_response(&merged, ends, &epochs), [Append, AdoptHighWatermark(o(60))]);
+    let older = LeaderResponse { asked: asked(30, 3), ..merged };
+    assert_eq!(follower(ends, 50).on_response(&older, ends, &epochs), []);
+    let known = LeaderResponse { records: Some((o(30), o(50))), ..answer(50) };
+    assert_eq!(follower(ends, 50).on_response(&known, ends, &epochs), []);
+}

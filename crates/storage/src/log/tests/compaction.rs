@@ -250,7 +250,7 @@ fn tombstones_go_once_they_were_clean_for_their_time_and_every_replica_has_them(
     let times: Vec<_> = records(&f.all()).iter().map(|record| record.timestamp.get()).collect();
     assert_eq!(times, [101, 100, 101], "the horizon is kept beside them");
     assert_eq!(f.all()[1].header().delete_horizon(), Some(ms(6_000)));
-    let mut pass = |f: &mut Fixture, now, all_in_sync| {
+    let pass = |f: &mut Fixture, now, all_in_sync| {
         f.append(put(&[("z", &format!("{now}"))]));
         f.roll_and_commit();
         f.compact_with(CompactionLimits { all_in_sync, ..f.log.compaction_limits(now) }).unwrap().unwrap();
@@ -310,7 +310,7 @@ fn t30_what_is_known_of_producers_outlives_compaction_and_can_be_read_anew() {
     let again = from(Some((7, 3, 8, false)), &[("k", "8")]);
     let check = f.log.check_producer(again.header()).unwrap();
     assert!(matches!(check, SequenceCheck::Duplicate(of) if of.base_offset == offset(24)), "{check:?}");
-    assert!(matches!(f.log.first_unstable_offset(f.log.end_offset()), None));
+    assert!(f.log.first_unstable_offset(f.log.end_offset()).is_none());
 }
 
 #[test]
@@ -762,6 +762,10 @@ proptest! {
         }
         let known = run.f.log.producer_states().producers_alone();
         run.reopen(Crash::Process);
-        prop_assert_eq!(run.f.log.producer_states().producers_alone(), known);
+        // Of those that wrote before the log's start, only a snapshot says anything, if there is one.
+        if !ops.iter().any(|op| matches!(op, Op::AdvanceStart(_))) {
+            prop_assert_eq!(run.f.log.producer_states().producers_alone(), known.clone());
+            prop_assert_eq!(run.f.states_by_reading_alone().producers_alone(), known);
+        }
     }
 }
