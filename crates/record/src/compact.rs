@@ -73,9 +73,42 @@ impl Unpacked {
                     .and_then(|time| time.get().checked_sub(base))
                     .ok_or(bad(index, RecordProblem::Timestamp))?,
             };
-            put_record(&mut out, &self.body, start, &layout, delta).map_err(|problem| bad(index, problem))?;
+            put_record(&mut out, &self.body, start, &layout, (delta, layout.offset_delta))
+                .map_err(|problem| bad(index, problem))?;
             count += 1;
         }
+        self.finish(out, count, horizon)
+    }
+
+    /// The part from offset `first` on, which must lie inside it: what a log takes that starts there. Its sequence is that of its first
+    /// offset.
+    pub fn from_offset(&self, first: Offset) -> Result<Bytes, BatchError> {
+        let bad = |index: u32, problem| BatchError::Record { at: 0, index, problem };
+        // Below 2^31, as it lies inside.
+        let skip = first.distance_from(self.header.base_offset).min(self.header.last_offset_delta as u64) as i32;
+        let mut cursor = Cursor::new(&self.body, 0);
+        let mut out = self.head.to_vec();
+        let mut count = 0;
+        for index in 0..self.header.record_count as u32 {
+            let start = cursor;
+            let layout = Layout::read(&mut cursor).map_err(|problem| bad(index, problem))?;
+            if layout.offset_delta >= skip {
+                let deltas = (layout.timestamp_delta, layout.offset_delta - skip);
+                put_record(&mut out, &self.body, start, &layout, deltas).map_err(|problem| bad(index, problem))?;
+                count += 1;
+            }
+        }
+        stamp(&mut out, self.header.base_offset.plus(skip.into()), self.header.leader_epoch);
+        header::put(&mut out, at::LAST_OFFSET_DELTA, (self.header.last_offset_delta - skip).to_be_bytes());
+        if self.header.base_sequence != Sequence::NONE {
+            // They go around after the largest.
+            let sequence = self.header.base_sequence.get().wrapping_add(skip) & i32::MAX;
+            header::put(&mut out, at::BASE_SEQUENCE, sequence.to_be_bytes());
+        }
+        self.finish(out, count, None)
+    }
+
+    fn finish(&self, mut out: Vec<u8>, count: i32, horizon: Option<TimestampMs>) -> Result<Bytes, BatchError> {
         let mut attributes = self.header.attributes;
         if let Some(horizon) = horizon {
             attributes = attributes.with_delete_horizon();
@@ -99,13 +132,13 @@ impl Unpacked {
     }
 }
 
-/// The record that begins at `start`, with another timestamp delta.
+/// The record that begins at `start`, with other deltas of time and offset.
 fn put_record(
     out: &mut Vec<u8>,
     body: &[u8],
     start: Cursor<'_>,
     layout: &Layout,
-    delta: i64,
+    (delta, offset): (i64, i32),
 ) -> Result<(), RecordProblem> {
     let mut fields = start;
     let _length = fields.varint()?;
@@ -113,7 +146,7 @@ fn put_record(
     let _timestamp = fields.varlong()?;
     let _offset = fields.varint()?;
     let rest = &body[fields.position..layout.end];
-    let offset = i64::from(layout.offset_delta);
+    let offset = i64::from(offset);
     varint::put(out, (1 + varint::length(delta) + varint::length(offset) + rest.len()) as i64);
     out.push(attributes);
     varint::put(out, delta);
@@ -218,6 +251,20 @@ mod tests {
                 let again = Batch::from_bytes(again).unwrap();
                 assert_eq!((of(&again), again.header().delete_horizon()), (expected[1..].to_vec(), horizon));
             }
+        }
+    }
+
+    #[test]
+    fn the_part_from_an_offset_on_has_the_records_from_there_on() {
+        for codec in [Compression::None, Compression::Zstd] {
+            let whole = batch(codec);
+            let part =
+                Batch::from_bytes(whole.unpack(1 << 20).unwrap().from_offset(Offset::new(102)).unwrap()).unwrap();
+            let header = part.header();
+            assert_eq!((header.base_offset.get(), header.next_offset()), (102, whole.header().next_offset()));
+            assert_eq!((header.base_sequence.get(), header.record_count), (42, 4));
+            let of = |batch: &Batch| batch.records(1 << 20).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+            assert_eq!(of(&part), of(&whole)[2..]);
         }
     }
 

@@ -10,6 +10,9 @@ use super::Log;
 use crate::disk;
 use crate::error::AppendError;
 
+/// Most bytes to which one batch is decompressed to be cut.
+const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+
 /// Batches smaller than this on average are copied into one piece, which the cache then holds: small slices of a large
 /// network buffer would keep all of it in memory.
 const COPY_BELOW_BYTES: usize = 16 << 10;
@@ -98,15 +101,19 @@ impl Log {
     }
 
     /// A leader's filler may begin before this log's end: replicas are compacted each for itself. What it says of the offsets
-    /// from there on is taken. Everything else begins where a batch of this log ends, if the two logs are the same up to there.
+    /// from there on is taken. Everything else begins where a batch of this log ends, if the two logs are the same up to there; but for an empty log
+    /// that starts where the leader's does, inside a batch.
     fn cut_to_fit(&self, batches: &[Batch]) -> Option<Vec<Batch>> {
         let (first, end) = (batches.first()?.header(), self.end_offset());
-        if !first.is_filler() || first.base_offset >= end || first.next_offset() <= end {
-            return None;
-        }
-        let filler = filler(end, first.next_offset(), first.leader_epoch);
+        let overlaps = first.base_offset < end && end < first.next_offset();
+        let part = match first.is_filler() {
+            _ if !overlaps => return None,
+            true => filler(end, first.next_offset(), first.leader_epoch),
+            false if self.start == end => batches[0].unpack(DECOMPRESSED_BYTES_MAX).ok()?.from_offset(end).ok()?,
+            false => return None,
+        };
         let mut cut = batches.to_vec();
-        cut[0] = Batch::from_bytes(filler).ok()?;
+        cut[0] = Batch::from_bytes(part).ok()?;
         Some(cut)
     }
 

@@ -117,3 +117,17 @@ async fn records_without_a_key_are_refused_where_they_would_never_go() {
     assert_eq!(cluster.log_end(1, tp(topic, 0)), 0);
     cluster.commit(1, tp(topic, 0), keyed("a", None)).await;
 }
+
+/// As it was before compaction, too.
+#[tokio::test]
+async fn a_new_replica_of_a_log_that_starts_inside_a_batch_is_filled() {
+    let mut cluster = Cluster::start(1).await;
+    let topic = cluster.topic_with_isr(1, &[1, 2], &[1], &[("min.insync.replicas", "1")]).await;
+    let tp = tp(topic, 0);
+    cluster.commit(1, tp, batch(&["a", "b", "c"])).await;
+    cluster.commit(1, tp, batch(&["d"])).await;
+    cluster.partition(1, tp).delete_records(Some(highwater_types::Offset::new(1))).await.unwrap();
+    cluster.start_node(2, SimDisk::new(2), |_| {}).await;
+    eventually(|| cluster.log_end(2, tp) == 4 && cluster.isr(tp).len() == 2).await;
+    assert_eq!(cluster.log_start(2, tp), 1);
+}

@@ -444,6 +444,22 @@ fn t43_damage_is_healed_by_a_leader_that_is_compacted_further_or_less() {
     }
 }
 
+#[test]
+fn a_log_that_starts_inside_a_batch_of_its_leader_takes_the_rest_of_it() {
+    let mut leader = fixture(10_000);
+    leader.append(put(&[("a", "1"), ("b", "2"), ("c", "3")]));
+    leader.append(put(&[("d", "4")]));
+    let batches = leader.all();
+    let mut f = fixture(10_000);
+    f.log.restart_at(offset(1)).unwrap();
+    f.log.append_follower(&batches).unwrap();
+    assert_eq!(kept(&f), pairs(&batches)[1..]);
+    assert!(matches!(f.log.append_follower(&batches), Err(AppendError::OffsetGap { .. })));
+    f.commit();
+    f.reopen(Crash::PowerLosingAll);
+    assert_eq!(kept(&f), pairs(&batches)[1..]);
+}
+
 /// A log with several segments to be merged, transactions and tombstones; and what it says.
 fn prepared(seed: u64) -> (Fixture, BTreeMap<Bytes, Bytes>, Vec<Batch>) {
     let mut f = seeded(250, seed);
@@ -635,6 +651,8 @@ struct Run {
     epoch: i32,
     now: i64,
     written: u32,
+    /// Committed records were cut off, and that may not be on the disk: a crash may bring them back.
+    may_come_back: bool,
 }
 
 impl Run {
@@ -684,7 +702,10 @@ impl Run {
                 self.epoch += 1;
                 self.f.log.begin_epoch(LeaderEpoch::new(self.epoch)).unwrap();
             }
-            Op::Commit => self.f.commit(),
+            Op::Commit => {
+                self.f.commit();
+                self.may_come_back = false;
+            }
             Op::Sync => drop(self.f.sync()),
             Op::Roll => self.f.log.roll().unwrap(),
             Op::Compact { keys_max, wait, all_in_sync } => {
@@ -719,6 +740,7 @@ impl Run {
                 self.cut();
                 // What took the place of something older is gone with it: from here on, what is there counts.
                 self.before = self.f.all();
+                self.may_come_back = true;
             }
             Op::AdvanceStart(part) => {
                 let to = start + (committed - start) * i64::from(*part) / 512;
@@ -740,6 +762,9 @@ impl Run {
         self.before.retain(|batch| batch.header().next_offset() <= committed);
         let tail = self.f.all().into_iter().filter(|batch| batch.header().next_offset() > committed);
         self.before.extend(tail);
+        if std::mem::take(&mut self.may_come_back) {
+            self.before = self.f.all();
+        }
         self.cut();
         self.epoch = self.epoch.max(self.f.log.epochs().latest().map_or(0, LeaderEpoch::get));
     }
@@ -753,7 +778,7 @@ proptest! {
         ops in prop::collection::vec(op(), 1..80),
         seed in any::<u64>(),
     ) {
-        let mut run = Run { f: seeded(350, seed), before: Vec::new(), epoch: 1, now: 10_000, written: 0 };
+        let mut run = Run { f: seeded(350, seed), before: Vec::new(), epoch: 1, now: 10_000, written: 0, may_come_back: false };
         for op in &ops {
             run.apply(op);
             if !run.before.is_empty() {
