@@ -733,11 +733,15 @@ impl Run {
                 let to = committed + (end - committed) * i64::from(*part) / 256;
                 self.f.log.truncate_to(offset(to)).unwrap();
                 self.cut();
+                // As every truncation comes with another leader.
+                self.epoch += 1;
             }
             Op::TruncateCommitted(part) => {
                 let to = start + (end - start) * i64::from(*part) / 256;
                 self.f.log.truncate_to(offset(to)).unwrap();
                 self.cut();
+                // As every truncation comes with another leader.
+                self.epoch += 1;
                 // What took the place of something older is gone with it: from here on, what is there counts.
                 self.before = self.f.all();
                 self.may_come_back = true;
