@@ -283,6 +283,24 @@ fn aborted_records_go_and_take_no_key_along_and_markers_follow_when_nothing_is_l
 }
 
 #[test]
+fn a_marker_stays_while_a_record_of_its_transaction_is_left() {
+    let mut f = fixture(10_000);
+    for n in 0..3_i16 {
+        f.append(from(Some((7, n, 0, true)), &[(&format!("k{n}"), "1"), ("all", &n.to_string())]));
+        f.append(end_of(7, n, n == 0));
+    }
+    f.roll_and_commit();
+    let end = table(&f.all());
+    for now in [5_000, 10_000, 15_000] {
+        f.compact(now).unwrap().unwrap();
+        f.append(put(&[("-", "")]));
+        f.roll_and_commit();
+        assert_eq!(table(&f.all()), end);
+    }
+    assert_eq!(f.states_by_reading_alone().first_unstable_offset(Offset::MAX), None);
+}
+
+#[test]
 fn t30_what_is_known_of_producers_outlives_compaction_and_can_be_read_anew() {
     let mut f = fixture(300);
     for n in 0..9 {
@@ -472,6 +490,9 @@ fn prepared(seed: u64) -> (Fixture, BTreeMap<Bytes, Bytes>, Vec<Batch>) {
     f.roll_and_commit();
     f.append(put(&[("e", "1")]));
     f.sync();
+    // Three neighbours, or so, become one.
+    f.config.segment_bytes = 800;
+    f.log.update_config(f.config.clone());
     let all = f.all();
     (f, table(&all), all)
 }
@@ -566,7 +587,7 @@ fn a_full_disk_ends_a_pass_and_keeps_nothing_of_it() {
 #[test]
 fn a_truncation_after_a_swap_settles_it_first() {
     for crash in [Crash::Process, Crash::Power, Crash::PowerLosingAll] {
-        for cut in [5, 9, 14] {
+        for cut in 1..16 {
             let (mut f, ..) = prepared(cut as u64);
             let job = f.log.begin_compaction(f.log.compaction_limits(5_000)).unwrap();
             let log = &mut f.log;
@@ -575,14 +596,16 @@ fn a_truncation_after_a_swap_settles_it_first() {
                 swaps += 1;
                 let swapped = log.swap_compacted(rewritten)?;
                 log.truncate_to(offset(cut)).unwrap();
+                assert!(log.end_offset() <= offset(cut));
+                for n in 0..6 * i32::from(swaps == 1) {
+                    let (batch, epoch) = (put(&[("new", &n.to_string())]), LeaderEpoch::new(9));
+                    log.append_leader(&[batch], epoch, TimestampType::CreateTime, ms(0)).unwrap();
+                    log.roll().unwrap();
+                }
                 Ok(swapped)
             }));
             f.log.finish_compaction(&result);
-            assert!(swaps > 0 && f.log.end_offset() <= offset(cut));
-            for n in 0..6 {
-                f.append_at(put(&[("new", &n.to_string())]), LeaderEpoch::new(9)).unwrap();
-                f.log.roll().unwrap();
-            }
+            assert!(swaps > 0);
             f.sync();
             let all = f.all();
             f.reopen(crash);
