@@ -17,7 +17,7 @@ use crate::disk::{self, Disk, DiskFile, OpenMode};
 use crate::error::{DamagedRange, LogError};
 use crate::index;
 use crate::log::remove_files;
-use crate::producers::AbortedTransaction;
+use crate::producers::{AbortedTransaction, ProducerStates, marker_of};
 use crate::scan::{Found, Scanner};
 use crate::segment::{Indexer, Sealed, Segment};
 
@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) dirty_from: Offset,
     pub(crate) epochs: Arc<EpochHistory>,
     pub(crate) known_from: Vec<Offset>,
+    /// Those that are known.
+    pub(crate) producers: BTreeSet<ProducerId>,
     pub(crate) aborted: Vec<AbortedTransaction>,
     pub(crate) unsettled: Vec<Arc<Settlement>>,
     pub(crate) segment_bytes: u64,
@@ -151,20 +153,27 @@ impl Pass {
         }
         settle::roll_back_or_settle(&*plan.disk, &plan.dir).map_err(CompactionError::Unsettled)?;
         let mut clean_to = plan.dirty_from;
-        'segments: for sealed in plan.segments.iter().filter(|sealed| sealed.end > plan.dirty_from) {
+        // As of the end of the part: what was appended since, and counts above, may be cut off again.
+        let (mut states, mut is_full) = (ProducerStates::default(), false);
+        for sealed in &plan.segments {
             let file = self.open(sealed)?;
             let mut reader = Reader::new(&*file, sealed, &plan.epochs);
             while let Some(batch) = reader.next()? {
                 let header = batch.header();
-                if header.next_offset() <= plan.dirty_from {
+                if plan.producers.contains(&header.producer_id) {
+                    states.apply(header, marker_of(&batch));
+                }
+                if is_full || header.next_offset() <= plan.dirty_from {
                     continue;
                 }
-                if !self.rules.note_keys(&batch, &mut self.keys)? {
-                    break 'segments;
+                match self.rules.note_keys(&batch, &mut self.keys)? {
+                    true => clean_to = header.next_offset(),
+                    false => is_full = true,
                 }
-                clean_to = header.next_offset();
             }
         }
+        self.rules.known_from.extend(states.known_from(Offset::MAX));
+        self.rules.known_from.sort_unstable();
         self.clean_to = clean_to;
         self.groups = groups(plan, clean_to);
         Ok(())

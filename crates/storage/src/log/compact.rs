@@ -109,6 +109,7 @@ impl Log {
             dirty_from: self.compaction.cleaned_to.max(self.start),
             segments,
             epochs: self.epochs.clone(),
+            producers: self.producers.states.describe().iter().map(|known| known.producer_id).collect(),
             known_from: self.producers.states.known_from(end),
             aborted: self.producers.states.aborted_in(Offset::ZERO, end),
             unsettled: self.compaction.unsettled.clone(),
