@@ -130,6 +130,7 @@ pub fn build(sim: &mut turmoil::Sim<'_>, seed: u64) -> Hardware {
             data_dirs: vec![PathBuf::from("/data")],
             // Shorter than the longest fault, so that the living take over from the dead.
             group_session_timeout_ms: 3_000,
+            compaction_interval_ms: 1_000,
             ..BrokerConfig::default()
         };
         let name = host.clone();

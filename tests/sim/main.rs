@@ -1,11 +1,12 @@
 //! `highwater-sim`: a cluster of real controllers, brokers and clients in one process, on simulated network, disks, clock and
 //! entropy, under faults drawn from a seed. Every acknowledged record must be there in the end, unchanged and in order,
-//! transactions whole; and the same seed gives the same history, or a failure could not be looked at twice.
+//! transactions whole, the newest value of every key in a compacted topic; and the same seed gives the same history, or a failure could not be looked at twice.
 
 mod cluster;
 mod faults;
 mod members;
 mod run;
+mod table;
 mod workload;
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use highwater_testkit::transactors::{Done, Transactor};
 
 use crate::faults::{Fault, Schedule};
 use crate::members::Members;
-use crate::{cluster, faults, workload};
+use crate::{cluster, faults, table, workload};
 
 /// When the writers stop; faults are over before.
 const LOAD: Duration = Duration::from_secs(30);
@@ -53,7 +53,10 @@ pub fn run(seed: u64) -> Outcome {
             let client = workload::connect(seed, "client", RECOVERY).await?;
             workload::create_topic(&client, workload::TOPIC, RECOVERY).await?;
             workload::create_topic(&client, workload::LEDGER, RECOVERY).await?;
+            table::make(&client, RECOVERY).await?;
             ready.set(true);
+            let table = table::write(client.clone(), Rc::clone(&stop_writing));
+            let table = tokio::task::spawn_local(async move { table.await.map_err(|e| e.to_string()) });
             let stop_reading = Rc::new(Cell::new(false));
             let follower = workload::follow(client.clone(), history.clone(), 1, Rc::clone(&stop_reading));
             let follower = tokio::task::spawn_local(async move { follower.await.map_err(|e| e.to_string()) });
@@ -71,7 +74,9 @@ pub fn run(seed: u64) -> Outcome {
             for transactor in transactors {
                 transactor.stop().await;
             }
-            told.replace(workload::check_ledger(&client, &done, RECOVERY).await?);
+            let written = table.await??;
+            let ledger = workload::check_ledger(&client, &done, RECOVERY).await?;
+            told.replace(format!("{ledger}; {}", table::check(&client, &written, RECOVERY).await?));
             workload::read_whole(&client, &history, 2, RECOVERY).await?;
             stop_reading.set(true);
             follower.await??;

@@ -26,7 +26,7 @@ pub const PARTITIONS: u32 = 3;
 /// How long a client looks for a broker that answers.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-type Fallible<T> = Result<T, Box<dyn Error>>;
+pub type Fallible<T> = Result<T, Box<dyn Error>>;
 
 /// A client on `host`, once any broker answers.
 pub async fn connect(seed: u64, host: &str, patience: Duration) -> Fallible<Client> {
@@ -42,11 +42,14 @@ pub async fn connect(seed: u64, host: &str, patience: Duration) -> Fallible<Clie
 }
 
 pub async fn create_topic(client: &Client, name: &str, patience: Duration) -> Fallible<()> {
+    let topic = NewTopic::new(name, PARTITIONS, 3).config("min.insync.replicas", "2").config("segment.bytes", "32768");
+    create(client, topic, patience).await
+}
+
+pub async fn create(client: &Client, topic: NewTopic, patience: Duration) -> Fallible<()> {
     let deadline = Instant::now() + patience;
     loop {
-        let topic =
-            NewTopic::new(name, PARTITIONS, 3).config("min.insync.replicas", "2").config("segment.bytes", "32768");
-        match client.admin().create_topic(topic).await {
+        match client.admin().create_topic(topic.clone()).await {
             Ok(_) => return Ok(()),
             // Brokers may still be registering.
             Err(error) if Instant::now() >= deadline => return Err(error.into()),

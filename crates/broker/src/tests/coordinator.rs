@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::harness::{eventually, failed, soon};
-use super::whole::{Node, start};
+use super::whole::{Node, start, start_alone};
 use crate::cluster::tests::fake::Fake;
 
 pub(super) fn coordinator(node: &Node) -> CoordinatorClient<Channel> {
@@ -94,7 +94,7 @@ async fn describe(node: &Node, id: &str) -> v1::TransactionInfo {
 #[tokio::test]
 async fn a_transaction_is_begun_and_kept_through_a_restart() {
     let fake = Fake::start(1).await;
-    let node = start(&fake, 1, SimDisk::new(1)).await;
+    let node = start_alone(&fake, SimDisk::new(1)).await;
     let tp = fake.create_topic("data", &[1], &[]);
     assert_eq!(find(&node, "t").await.broker_id, 1);
     let made = fake.image().topic_by_name(TRANSACTIONS_TOPIC).cloned().unwrap();
@@ -140,6 +140,30 @@ async fn producer_ids_without_a_transaction_are_given_by_any_broker_and_never_tw
     two.stop().await;
 }
 
+/// Made as soon as the first broker is there, they would have one replica for good.
+#[tokio::test]
+async fn p1_internal_topics_wait_until_there_are_brokers_for_all_replicas_and_say_so() {
+    let fake = Fake::start(1).await;
+    let mut nodes = vec![start(&fake, 1, SimDisk::new(1)).await];
+    let request = v1::FindCoordinatorRequest { kind: CoordinatorKind::Group.into(), key: "g".into() };
+    let status = soon(coordinator(&nodes[0]).find_coordinator(request)).await.unwrap_err();
+    let refused = error_from_status(&status);
+    assert_eq!(code_of(&refused), ErrorCode::CoordinatorNotAvailable);
+    for said in ["__consumer_offsets", "needs as many brokers", "internal_topics_replication_factor"] {
+        assert!(refused.message.contains(said), "{said} in {}", refused.message);
+    }
+    for id in 2..=3 {
+        nodes.push(start(&fake, id, SimDisk::new(id.into())).await);
+    }
+    find(&nodes[0], "t").await;
+    let image = nodes[0].handle.partitions().image();
+    let topic = image.topic_by_name("__transaction_state").unwrap();
+    assert!(topic.partitions.iter().all(|partition| partition.replicas.len() == 3));
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_does_not_coordinate_says_who_does_and_leadership_moves_it() {
     let fake = Fake::start(1).await;
@@ -180,7 +204,7 @@ async fn a_broker_that_does_not_coordinate_says_who_does_and_leadership_moves_it
 #[tokio::test]
 async fn users_can_t_change_the_cluster_s_own_topics() {
     let fake = Fake::start(1).await;
-    let node = start(&fake, 1, SimDisk::new(1)).await;
+    let node = start_alone(&fake, SimDisk::new(1)).await;
     find(&node, "t").await;
     let mut admin = AdminClient::new(node.channel());
     let create = v1::CreateTopicRequest { name: "__mine".into(), partitions: 1, ..Default::default() };

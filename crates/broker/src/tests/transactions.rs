@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::coordinator::{asked, coordinator, find, init, restart};
 use super::harness::{eventually, failed, fetch_request, request, soon};
 use super::producers::numbered;
-use super::whole::{Node, start};
+use super::whole::{Node, start, start_alone};
 use crate::cluster::tests::fake::Fake;
 
 type Producer = v1::InitProducerIdResponse;
@@ -23,7 +23,7 @@ type Producer = v1::InitProducerIdResponse;
 /// One broker, a topic, and the producer of `ids`, in that order.
 async fn world<const N: usize>(ids: [&str; N]) -> (Fake, Node, TopicPartition, [Producer; N]) {
     let fake = Fake::start(1).await;
-    let node = start(&fake, 1, SimDisk::new(1)).await;
+    let node = start_alone(&fake, SimDisk::new(1)).await;
     let tp = fake.create_topic("data", &[1], &[]);
     eventually(|| node.leads(tp)).await;
     let mut producers = [Producer::default(); N];

@@ -31,6 +31,13 @@ pub(super) async fn start(fake: &Fake, id: u32, disk: SimDisk) -> Node {
     start_with(fake, config, disk).await
 }
 
+/// The only broker of its cluster.
+pub(super) async fn start_alone(fake: &Fake, disk: SimDisk) -> Node {
+    let config =
+        BrokerConfig { id: BrokerId::new(1), internal_topics_replication_factor: 1, ..BrokerConfig::default() };
+    start_with(fake, config, disk).await
+}
+
 /// Where controllers and data are, is not the caller's.
 pub(super) async fn start_with(fake: &Fake, config: BrokerConfig, disk: SimDisk) -> Node {
     let controllers = fake.endpoints.iter().map(|endpoint| (endpoint.host.clone(), endpoint.port)).collect();
