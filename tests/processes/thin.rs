@@ -28,7 +28,8 @@ async fn publish(through: &mut RecordsClient<Channel>, values: std::ops::Range<u
 }
 
 async fn read(through: &mut RecordsClient<Channel>) -> Vec<u32> {
-    let request = v1::ReadRequest { topic: TOPIC.to_owned(), ..Default::default() };
+    let isolation_level = v1::IsolationLevel::ReadCommitted.into();
+    let request = v1::ReadRequest { topic: TOPIC.to_owned(), isolation_level, ..Default::default() };
     let mut answers = through.read(request).await.expect("the topic is there").into_inner();
     let mut values = Vec::new();
     while let Some(answer) = timeout(SOON, answers.message()).await.expect("an answer").expect("it can be read") {
@@ -87,4 +88,82 @@ async fn a_request_is_stored_only_as_a_whole_or_the_thin_client_is_told() {
     assert_eq!(code_of(&error), ErrorCode::RecordTooLarge, "{error:?}");
     assert!(error.outcome_unknown && error.message.contains("1 of 3"), "{error:?}");
     assert_eq!(read(&mut client).await, [0, 2]);
+}
+
+/// As a request of publisher "shop" with this number.
+fn numbered(sequence: u64, values: std::ops::Range<u32>) -> v1::PublishRequest {
+    v1::PublishRequest { publisher_id: "shop".to_owned(), sequence, ..request(values) }
+}
+
+async fn publish_numbered(
+    through: &mut RecordsClient<Channel>,
+    sequence: u64,
+    values: std::ops::Range<u32>,
+) -> Result<Vec<v1::PublishResult>, v1::Error> {
+    let answer = timeout(SOON, through.publish(numbered(sequence, values))).await.expect("an answer");
+    answer.map(|answer| answer.into_inner().results).map_err(|status| error_from_status(&status))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_numbered_request_that_comes_again_through_another_broker_is_stored_once() {
+    let scene = Scene::new().await;
+    scene.all_in_sync().await;
+    let brokers = scene.cluster.broker_ids();
+    let (mut one, mut other) = (connect(&scene, brokers[0]).await, connect(&scene, brokers[1]).await);
+    let first = publish_numbered(&mut one, 1, 0..5).await.expect("stored");
+    assert_eq!(publish_numbered(&mut one, 1, 0..5).await.expect("known"), first);
+    assert_eq!(publish_numbered(&mut other, 1, 0..5).await.expect("known there too"), first);
+    let gap = publish_numbered(&mut other, 3, 10..15).await.expect_err("2 is missing");
+    assert_eq!(code_of(&gap), ErrorCode::OutOfOrderSequence);
+    assert!(gap.message.contains("the next one is 2") && !gap.outcome_unknown, "{}", gap.message);
+    publish_numbered(&mut other, 2, 5..10).await.expect("stored");
+    // The first broker does not know that another one has gone on for this publisher, until it finds out.
+    publish_numbered(&mut one, 3, 10..15).await.expect("stored");
+    assert!(publish_numbered(&mut other, 2, 5..10).await.expect("known").iter().all(|place| place.error.is_none()));
+    let unknown = publish_numbered(&mut one, 1, 0..5).await.expect("long known");
+    assert!(unknown.iter().all(|place| place.offset.is_none() && place.error.is_none()));
+    assert_eq!(read(&mut other).await, (0..15).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_numbered_requests_are_stored_once_and_in_order_though_brokers_die() {
+    const REQUESTS: u64 = 60;
+    const RECORDS: u32 = 3;
+    let mut scene = Scene::new().await;
+    scene.all_in_sync().await;
+    let brokers = scene.cluster.broker_ids();
+    let mut turn = 0;
+    for sequence in 1..=REQUESTS {
+        if sequence % 20 == 10 {
+            let victim = brokers[(sequence / 20) as usize % brokers.len()];
+            scene.kill(broker(victim));
+        }
+        if sequence % 20 == 0 {
+            let victim = brokers[(sequence / 20 - 1) as usize % brokers.len()];
+            scene.start(broker(victim));
+            scene.all_in_sync().await;
+        }
+        let start = (sequence as u32 - 1) * RECORDS;
+        // As a client does: the same again at the next broker, until one says that it is stored.
+        let stored = async {
+            loop {
+                turn += 1;
+                let id = brokers[turn % brokers.len()];
+                let port = scene.cluster.node(broker(id)).expect("it is one of the nodes").port();
+                let Ok(mut through) = RecordsClient::connect(format!("http://127.0.0.1:{port}")).await else {
+                    continue;
+                };
+                match through.publish(numbered(sequence, start..start + RECORDS)).await {
+                    Ok(_) => return,
+                    Err(status) => {
+                        let error = error_from_status(&status);
+                        assert!(error.retriable || error.outcome_unknown, "{error:?}");
+                    }
+                }
+            }
+        };
+        timeout(SOON * 3, stored).await.expect("some broker stores it");
+    }
+    let mut reader = connect(&scene, brokers[0]).await;
+    assert_eq!(read(&mut reader).await, (0..REQUESTS as u32 * RECORDS).collect::<Vec<_>>());
 }

@@ -162,6 +162,40 @@ def check_publish_stream(stub):
     assert [int(record.value) for record in read] == [number for number in range(200) if number != 100]
 
 
+def check_publisher(stubs):
+    from highwater.v1 import data_pb2, records_pb2
+
+    def request(sequence, **of):
+        record = records_pb2.PublishRecord(key=b"one", value=str(sequence).encode())
+        return records_pb2.PublishRequest(
+            topic="numbered", records=[record] * 3, publisher_id="checkout-7", sequence=sequence, **of
+        )
+
+    # Each again through every broker: answered as the first time, and stored once.
+    for sequence in range(1, 6):
+        first, *again = [stub.Publish(request(sequence), timeout=30).results for stub in stubs]
+        assert all(result.HasField("offset") for result in first), first
+        assert all(results == first for results in again), (first, again)
+    old = stubs[0].Publish(request(2), timeout=30).results
+    assert not any(result.HasField("offset") or result.HasField("error") for result in old), old
+    gap = fails_with(
+        lambda: stubs[1].Publish(request(9), timeout=30),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "ERROR_CODE_OUT_OF_ORDER_SEQUENCE",
+    )
+    assert "the next one is 6" in gap.message and not gap.retriable and not gap.outcome_unknown, gap
+    fails_with(
+        lambda: stubs[1].Publish(request(6, acks=data_pb2.ACKS_LEADER), timeout=30),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "ERROR_CODE_INVALID_REQUEST",
+    )
+    answers = list(stubs[2].PublishStream((request(sequence) for sequence in (5, 6, 7)), timeout=30))
+    assert not any(answer.HasField("error") for answer in answers), answers
+    committed = records_pb2.ReadRequest(topic="numbered", isolation_level=data_pb2.ISOLATION_LEVEL_READ_COMMITTED)
+    read = [record for answer in stubs[0].Read(committed, timeout=20) for record in answer.records]
+    assert [int(record.value) for record in read] == [sequence for sequence in range(1, 8) for _ in range(3)], read
+
+
 def check_read(stubs):
     from highwater.v1 import records_pb2
 
@@ -334,12 +368,13 @@ def main():
         with Cluster(sys.argv[1]) as cluster:
             channels = [grpc.insecure_channel(address) for address in cluster.brokers]
             stubs = [records_pb2_grpc.RecordsStub(channel) for channel in channels]
-            for topic, partitions in (("plain", 1), ("keyed", 6), ("streamed", 3), ("read", 1), ("grouped", 4)):
+            for topic, partitions in (("plain", 1), ("keyed", 6), ("streamed", 3), ("numbered", 1), ("read", 1), ("grouped", 4)):
                 create_topic(channels[0], topic, partitions)
             for name, check in (
                 ("by reflection and health", lambda: check_by_reflection(cluster.brokers[0])),
                 ("publish", lambda: check_publish(stubs)),
                 ("publish stream", lambda: check_publish_stream(stubs[1])),
+                ("publisher", lambda: check_publisher(stubs)),
                 ("read", lambda: check_read(stubs)),
                 ("subscribe", lambda: check_subscribe(stubs)),
             ):

@@ -2,6 +2,7 @@
 
 use highwater_client::{
     AdminError, CommitError, ConnectError, ConsumeError, ErrorCode, InvalidSetting, Outcome, ProduceError,
+    TransactionError,
 };
 use highwater_protocol::{status_from_error, v1};
 use tonic::Status;
@@ -65,6 +66,17 @@ impl IntoError for CommitError {
         let mut error = v1::Error::new(self.code, self.to_string());
         error.retriable = self.is_retriable();
         error.outcome_unknown = self.outcome == Outcome::Unknown;
+        error
+    }
+}
+
+/// Of a publisher's transaction, which is made again under the same sequence whatever became of it: so all that may pass is
+/// worth another try.
+impl IntoError for TransactionError {
+    fn into_error(self) -> v1::Error {
+        let mut error = v1::Error::new(self.code(), self.to_string());
+        error.outcome_unknown = matches!(self, Self::Fenced { .. } | Self::Unavailable { .. });
+        error.retriable |= matches!(self, Self::Fenced { .. });
         error
     }
 }

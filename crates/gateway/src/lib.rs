@@ -9,6 +9,7 @@
 mod error;
 mod limits;
 mod publish;
+mod publisher;
 mod read;
 mod service;
 mod state;

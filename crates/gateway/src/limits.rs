@@ -13,6 +13,8 @@ pub struct GatewayLimits {
     pub publish_bytes_max: usize,
     /// Requests of one publish stream that are not answered yet; above this, no more are taken from it.
     pub stream_requests_max: usize,
+    /// Publishers with an id whose producers are kept ready; the longest idle one makes room for another.
+    pub publishers_max: usize,
     /// Bytes read ahead for one reader. May be passed by what one fetch brings.
     pub prefetch_bytes: usize,
     /// Bytes of records above which an answer is not filled further. One record always goes.
@@ -27,6 +29,7 @@ impl Default for GatewayLimits {
             message_bytes_max: 16 << 20,
             publish_bytes_max: 32 << 20,
             stream_requests_max: 256,
+            publishers_max: 1000,
             prefetch_bytes: 2 << 20,
             response_bytes: 256 << 10,
         }

@@ -6,15 +6,21 @@ use highwater_protocol::{code_of, v1};
 
 use crate::error::{IntoError as _, invalid};
 use crate::state::State;
-use crate::wire;
+use crate::{publisher, wire};
 
-/// Records that a producer has taken, in the request's order; each will know its place or its failure.
-pub(crate) struct Accepted(Vec<Result<Delivery, v1::Error>>);
+/// Records that a producer has taken, in the request's order; each knows its place or its failure, or will.
+pub(crate) enum Accepted {
+    Sent(Vec<Result<Delivery, v1::Error>>),
+    Stored(Vec<v1::PublishResult>),
+}
 
 /// Hands a request's records to the producer, in order. Waits while that one's buffer is full.
 pub(crate) async fn accept(state: &State, request: v1::PublishRequest) -> Result<Accepted, v1::Error> {
     if request.records.is_empty() {
         return Err(invalid("a publish request needs at least one record"));
+    }
+    if !request.publisher_id.is_empty() {
+        return publisher::publish(state, request).await.map(Accepted::Stored);
     }
     let producer = state.producer(wire::acks(request.acks)?).await?;
     let topic = TopicRef::from(request.topic);
@@ -33,7 +39,7 @@ pub(crate) async fn accept(state: &State, request: v1::PublishRequest) -> Result
         }
         out.push(accepted);
     }
-    Ok(Accepted(out))
+    Ok(Accepted::Sent(out))
 }
 
 impl Accepted {
@@ -51,11 +57,14 @@ impl Accepted {
                 Err(error) => failed(error),
             }
         };
-        join_all(self.0.into_iter().map(settle)).await
+        match self {
+            Self::Sent(deliveries) => join_all(deliveries.into_iter().map(settle)).await,
+            Self::Stored(results) => results,
+        }
     }
 }
 
-fn stored(at: &RecordMetadata) -> v1::PublishResult {
+pub(crate) fn stored(at: &RecordMetadata) -> v1::PublishResult {
     v1::PublishResult {
         error: None,
         partition: at.partition.get(),

@@ -96,7 +96,7 @@ impl Records for Service {
         let (answers, out) = mpsc::channel(ANSWERS_AHEAD);
         let state = Arc::clone(&self.state);
         tokio::spawn(async move {
-            subscribe::subscribe(state, request.into_inner(), answers).await;
+            Box::pin(subscribe::subscribe(state, request.into_inner(), answers)).await;
             drop(room);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(out))))

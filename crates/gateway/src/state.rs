@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::GatewayLimits;
 use crate::error::{IntoError as _, ending};
+use crate::publisher::Publishers;
 
 /// For the broker that this runs in to let its own client in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A topic created a moment ago, through another broker, is known by then.
 const TOPIC_WAIT: Duration = Duration::from_secs(1);
 /// Thin clients wait no longer for a record; after it, what is left to say is that the outcome is unknown.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct State {
     pub limits: GatewayLimits,
@@ -28,6 +29,8 @@ pub(crate) struct State {
     unacknowledged: OnceCell<Producer>,
     by_leader: OnceCell<Producer>,
     by_all: OnceCell<Producer>,
+    /// Those with an id.
+    pub publishers: Publishers,
     calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
@@ -35,6 +38,7 @@ pub(crate) struct State {
 impl State {
     pub fn new(bootstrap: String, limits: GatewayLimits, seams: Seams, ending: CancellationToken) -> Self {
         Self {
+            publishers: Publishers::new(limits.publishers_max),
             calls: Arc::new(Semaphore::new(limits.calls_max)),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
             limits,

@@ -152,6 +152,23 @@ impl Admin {
         Ok(found.into_iter().filter_map(|(id, offset)| offsets::from_wire(&self.client, id, offset)).collect())
     }
 
+    /// What a group has committed for one partition. Waits for the end of a transaction that is about to change it.
+    pub async fn stable_group_offset(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: PartitionId,
+    ) -> Result<Option<CommittedOffset>, AdminError> {
+        let absent = || {
+            let what = format!("fetch the offsets of group {group:?}");
+            AdminError::new(what, ErrorCode::UnknownTopic, format!("there is no topic {topic:?}"))
+        };
+        let asked = TopicPartition::new(self.client.topic(topic).await.ok_or_else(absent)?.id, partition);
+        let who = Committing { group: group.to_owned(), epoch: -1, ..Committing::default() };
+        let mut found = offsets::fetch(&self.of_group(group), who, &[asked], true, self.deadline()).await?;
+        Ok(found.remove(&asked).and_then(|offset| offsets::from_wire(&self.client, asked, offset)))
+    }
+
     /// Sets a group's offsets; refused while it has members.
     pub async fn alter_group_offsets(&self, group: &str, offsets: &[OffsetToCommit]) -> Result<(), AdminError> {
         let what = format!("alter the offsets of group {group:?}");
