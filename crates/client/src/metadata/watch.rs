@@ -123,5 +123,10 @@ fn reason(status: &Status) -> String {
         text = error.to_string();
         source = error.source();
     }
-    text
+    match status.code() {
+        // A controller, perhaps.
+        tonic::Code::Unimplemented => "this is not a broker of Highwater".to_owned(),
+        code if text.is_empty() => code.to_string(),
+        _ => text,
+    }
 }

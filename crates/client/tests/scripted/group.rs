@@ -80,6 +80,25 @@ async fn a_member_reads_all_and_only_what_it_passed_is_committed_at_the_end() {
 }
 
 #[tokio::test]
+async fn what_the_application_committed_is_not_taken_back_at_the_end() {
+    let fake = cluster(1, 1).await;
+    let mut fetching = config();
+    fetching.consumer.poll_records_max = 10;
+    for (commits_itself, end) in [(false, 10), (true, 30)] {
+        let mut one = member(&fake, fetching.clone()).await;
+        one.subscribe("t");
+        let last = poll(&mut one).await.pop().unwrap();
+        if commits_itself {
+            one.commit_sync(&[OffsetToCommit::after(&last)]).await.unwrap();
+            poll(&mut one).await;
+        }
+        soon(one.commit()).await.unwrap();
+        soon(one.close()).await.unwrap();
+        assert_eq!(committed(&fake), BTreeMap::from([(0, end)]));
+    }
+}
+
+#[tokio::test]
 async fn positions_are_committed_with_their_epochs_and_t41_compared_with_the_log_when_reading_goes_on() {
     let fake = cluster(1, 1).await;
     let mut one = member(&fake, config()).await;

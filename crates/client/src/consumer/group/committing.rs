@@ -22,7 +22,9 @@ impl GroupConsumer {
             }
             let last = self.unpassed.iter().find(|(name, p, _)| *p == id.partition && name == topic);
             if let Some((_, _, before)) = last.filter(|_| !with_last) {
-                *at = *before;
+                // The application may have committed it itself, which nothing takes back.
+                let known = self.committed.get(id).filter(|known| known.offset > before.offset);
+                *at = *known.unwrap_or(before);
             }
         }
         positions.retain(|(id, _, at)| self.committed.get(id).is_none_or(|known| known.offset != at.offset));

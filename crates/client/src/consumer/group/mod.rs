@@ -201,7 +201,13 @@ impl GroupConsumer {
 
     /// Commits these offsets, and waits for it.
     pub async fn commit_sync(&mut self, offsets: &[OffsetToCommit]) -> Result<(), CommitError> {
-        self.committer().commit(offsets).await
+        self.committer().commit(offsets).await?;
+        for offset in offsets {
+            if let Some(id) = self.id(&offset.topic, offset.partition) {
+                self.committed.insert(id, offset.position);
+            }
+        }
+        Ok(())
     }
 
     /// Begins to commit these offsets. The handle tells how it ended; dropping it stops nothing.
@@ -275,7 +281,7 @@ impl GroupConsumer {
         let is_it = |record: &ConsumerRecord| record.partition == partition && record.topic.as_str() == topic;
         if let Some(first) = self.buffered.iter().find(|record| is_it(record)) {
             let at = Position { offset: first.offset, leader_epoch: LeaderEpoch::NONE };
-            if let Some(id) = self.id(&first.topic, partition) {
+            if let Some(id) = self.id(first.topic.as_str(), partition) {
                 self.inner.shared.lock().seek(id, at);
             }
             self.buffered.retain(|record| !is_it(record));
@@ -355,8 +361,8 @@ impl GroupConsumer {
         TimestampMs::new(self.group.client.seams.clock.now_ms().saturating_sub(age).max(0))
     }
 
-    fn id(&self, topic: &TopicName, partition: PartitionId) -> Option<TopicPartition> {
-        self.inner.shared.lock().find(topic.as_str(), partition).map(|found| found.id)
+    fn id(&self, topic: &str, partition: PartitionId) -> Option<TopicPartition> {
+        self.inner.shared.lock().find(topic, partition).map(|found| found.id)
     }
 
     /// The names of these, as far as they are known.
