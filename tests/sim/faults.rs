@@ -1,5 +1,6 @@
 //! What goes wrong, and when: a schedule drawn from the seed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use highwater_seams::{Entropy, SeededEntropy};
@@ -75,8 +76,12 @@ pub enum Fault {
     },
 }
 
+/// A fault and its end.
+pub type Episode = Vec<(Duration, Fault)>;
+
+/// In the order of their beginnings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Schedule(pub Vec<(Duration, Fault)>);
+pub struct Schedule(pub Vec<Episode>);
 
 impl Schedule {
     /// Faults from `start` to `end`, all over by `end`, in tracks that overlap: nodes and disks, one at a time, so that every
@@ -84,11 +89,19 @@ impl Schedule {
     /// others' copies it is to be healed.
     pub fn draw(seed: u64, hardware: &Hardware, start: Duration, end: Duration) -> Self {
         let draw = Draw { random: SeededEntropy::new(seed.rotate_left(17)), hardware };
-        let mut events = draw.track(start, end, Draw::node_fault);
-        events.extend(draw.track(start + Duration::from_secs(2), end, Draw::network_fault));
-        events.extend(draw.track(start, end, Draw::member_fault));
+        let mut episodes = draw.track(start, end, Draw::node_fault);
+        episodes.extend(draw.track(start + Duration::from_secs(2), end, Draw::network_fault));
+        episodes.extend(draw.track(start, end, Draw::member_fault));
+        episodes.sort_by_key(|episode| episode.first().map(|(at, _)| *at));
+        Self(episodes)
+    }
+
+    /// What happens when, if of the episodes only those with these numbers do; with none named, all.
+    pub fn events(&self, only: Option<&BTreeSet<usize>>) -> Vec<(Duration, Fault)> {
+        let chosen = self.0.iter().enumerate().filter(|(number, _)| only.is_none_or(|only| only.contains(number)));
+        let mut events: Vec<_> = chosen.flat_map(|(_, episode)| episode.iter().cloned()).collect();
         events.sort_by_key(|(at, _)| *at);
-        Self(events)
+        events
     }
 }
 
@@ -97,18 +110,18 @@ struct Draw<'a> {
     hardware: &'a Hardware,
 }
 
-type Events = Vec<(Duration, Fault)>;
-
 impl Draw<'_> {
-    fn track(&self, start: Duration, end: Duration, one: fn(&Self, Duration, Duration) -> Events) -> Events {
-        let mut events = Vec::new();
+    fn track(&self, start: Duration, end: Duration, one: fn(&Self, Duration, Duration) -> Episode) -> Vec<Episode> {
+        let mut episodes = Vec::new();
         let mut at = start;
         while at + Duration::from_secs(5) < end {
             let until = at + self.millis(300, 4_000);
-            events.extend(one(self, at, until));
+            episodes.push(one(self, at, until));
             at = until + self.millis(500, 3_000);
         }
-        events
+        // Some draws come to nothing.
+        episodes.retain(|episode| !episode.is_empty());
+        episodes
     }
 
     fn millis(&self, low: u64, high: u64) -> Duration {
@@ -128,7 +141,7 @@ impl Draw<'_> {
         self.one_of(self.hardware.disks.keys())
     }
 
-    fn node_fault(&self, at: Duration, until: Duration) -> Events {
+    fn node_fault(&self, at: Duration, until: Duration) -> Episode {
         let pause = Duration::from_millis(100);
         match self.random.below(8) {
             0..=3 => {
@@ -156,7 +169,7 @@ impl Draw<'_> {
         }
     }
 
-    fn member_fault(&self, at: Duration, until: Duration) -> Events {
+    fn member_fault(&self, at: Duration, until: Duration) -> Episode {
         let (host, broker) = (self.one_of(members::hosts().iter()), self.broker());
         match self.random.below(4) {
             0 | 1 => {
@@ -173,7 +186,7 @@ impl Draw<'_> {
         }
     }
 
-    fn network_fault(&self, at: Duration, until: Duration) -> Events {
+    fn network_fault(&self, at: Duration, until: Duration) -> Episode {
         let (a, b) = (self.any_host(), self.any_host());
         if a == b {
             return Vec::new();

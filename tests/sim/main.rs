@@ -9,14 +9,18 @@ mod run;
 mod table;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
+use highwater_testkit::shrink::smallest;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::faults::{Episode, Schedule};
 
 /// Runs a simulated cluster under faults drawn from seeds, and checks that it kept its promises.
 ///
@@ -33,9 +37,15 @@ struct Args {
     /// Writes what happened to this file, an event a line, in JSON. With --seeds, the last seed's.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
-    /// Prints the faults too.
+    /// Prints the faults too, with their numbers.
     #[arg(long)]
     faults: bool,
+    /// Lets only these of the seed's faults happen, by number, as --faults prints them.
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS", conflicts_with = "seeds")]
+    only: Option<Vec<usize>>,
+    /// After a failure, finds the fewest of its faults with which the seed still fails. Takes some dozens of runs.
+    #[arg(long)]
+    shrink: bool,
     /// Prints what nodes and clients log, with the simulation's time, on stderr: error, warn, info, debug, trace, or by target
     /// (highwater_client=debug,highwater_broker=info).
     #[arg(long, value_name = "FILTER")]
@@ -60,13 +70,19 @@ fn one(args: &Args) -> std::io::Result<bool> {
     let began = Instant::now();
     // Deep futures of a whole cluster are polled on one stack.
     let thread = std::thread::Builder::new().name(format!("seed-{seed}")).stack_size(16 << 20);
-    let log = args.log.clone();
+    let (log, only) = (args.log.clone(), args.only.clone().map(BTreeSet::from_iter));
     let running = thread.spawn(move || match log {
-        Some(filter) => tracing::subscriber::with_default(subscriber(&filter), || run::run(seed)),
-        None => run::run(seed),
+        Some(filter) => tracing::subscriber::with_default(subscriber(&filter), || run::run(seed, only.as_ref())),
+        None => run::run(seed, only.as_ref()),
     })?;
     let Ok(outcome) = running.join() else {
-        eprintln!("seed {seed} failed; run it again with: highwater-sim --seed {seed} --faults");
+        eprintln!(
+            "seed {seed} failed; run it again with: highwater-sim --seed {seed}{}",
+            only_text(args.only.as_deref())
+        );
+        if args.shrink {
+            shrink(args)?;
+        }
         return Ok(false);
     };
     let (lasted, took) = (outcome.lasted.as_secs_f64(), began.elapsed().as_secs_f64());
@@ -74,18 +90,62 @@ fn one(args: &Args) -> std::io::Result<bool> {
         "seed {seed}: {}; {}; {} faults; {lasted:.1} s simulated in {took:.1} s",
         outcome.report,
         outcome.ledger,
-        outcome.schedule.0.len()
+        chosen(&outcome.schedule, args.only.as_deref()).count()
     );
     if args.faults {
-        for (at, fault) in &outcome.schedule.0 {
-            println!("  {:>9.3} s {fault:?}", at.as_secs_f64());
-        }
+        print_faults(&outcome.schedule, args.only.as_deref());
     }
     if let Some(file) = &args.history {
         std::fs::write(file, outcome.history)?;
     }
     // A run that wrote nothing shows nothing.
     Ok(outcome.report.acknowledged > 0)
+}
+
+fn chosen<'a>(schedule: &'a Schedule, only: Option<&'a [usize]>) -> impl Iterator<Item = (usize, &'a Episode)> {
+    schedule.0.iter().enumerate().filter(move |(number, _)| only.is_none_or(|only| only.contains(number)))
+}
+
+fn print_faults(schedule: &Schedule, only: Option<&[usize]>) {
+    for (number, episode) in chosen(schedule, only) {
+        for (at, fault) in episode {
+            println!("  {number:>3} {:>9.3} s {fault:?}", at.as_secs_f64());
+        }
+    }
+}
+
+/// More than any seed has; those that it does not have change nothing.
+const EPISODES_MAX: usize = 64;
+
+fn numbers_text(numbers: &[usize]) -> String {
+    match numbers {
+        // A list can't be empty.
+        [] => EPISODES_MAX.to_string(),
+        numbers => numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
+fn only_text(only: Option<&[usize]>) -> String {
+    only.map(|only| format!(" --only {}", numbers_text(only))).unwrap_or_default()
+}
+
+/// Runs the seed again and again, with fewer and fewer of its faults.
+fn shrink(args: &Args) -> std::io::Result<()> {
+    let all = args.only.clone().map_or_else(|| (0..EPISODES_MAX).collect(), BTreeSet::from_iter);
+    let this = std::env::current_exe()?;
+    let seed = args.seed.to_string();
+    let fails = |part: &BTreeSet<usize>| {
+        let numbers: Vec<usize> = part.iter().copied().collect();
+        let mut run = Command::new(&this);
+        run.args(["--seed", &seed, "--only", &numbers_text(&numbers)]);
+        // Not one that could not run at all.
+        let fails = run.output().is_ok_and(|run| run.status.code() == Some(1));
+        eprintln!("{} faults: {}", part.len(), if fails { "fails" } else { "holds" });
+        fails
+    };
+    let fewest: Vec<usize> = smallest(&all, fails).into_iter().collect();
+    eprintln!("it fails with these alone: highwater-sim --seed {seed}{}", only_text(Some(&fewest)));
+    Ok(())
 }
 
 fn subscriber(filter: &str) -> impl tracing::Subscriber + Send + Sync {
@@ -111,6 +171,9 @@ fn each_in_its_process(args: &Args) -> std::io::Result<bool> {
         run.args(["--seed", &seed.to_string()]);
         if args.faults {
             run.arg("--faults");
+        }
+        if args.shrink {
+            run.arg("--shrink");
         }
         if let Some(filter) = &args.log {
             run.args(["--log", filter]);

@@ -1,6 +1,7 @@
 //! One run of the simulation under one seed.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ pub struct Outcome {
 
 /// Runs one seed. In a process of its own, or the same seed will not give the same history: tokio numbers the tasks of a
 /// process from one counter, and drops those of a crashed host in an order that depends on their numbers.
-pub fn run(seed: u64) -> Outcome {
+/// With the numbers of episodes, only those of the seed's faults happen.
+pub fn run(seed: u64, only: Option<&BTreeSet<usize>>) -> Outcome {
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .simulation_duration(Duration::from_secs(600))
@@ -90,7 +92,8 @@ pub fn run(seed: u64) -> Outcome {
     }
     let start = sim.elapsed();
     let schedule = Schedule::draw(seed, &hardware, start + Duration::from_secs(1), start + LOAD);
-    let mut coming = schedule.0.iter().peekable();
+    let events = schedule.events(only);
+    let mut coming = events.iter().peekable();
     loop {
         while let Some((_, fault)) = coming.next_if(|(at, _)| *at <= sim.elapsed()) {
             history.record_at(sim.elapsed(), Event::Fault { what: format!("{fault:?}") });

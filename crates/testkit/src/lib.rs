@@ -7,6 +7,7 @@ pub mod history;
 pub mod local_cluster;
 pub mod members;
 pub mod pipeline;
+pub mod shrink;
 #[cfg(feature = "simulation")]
 pub mod sim_net;
 pub mod transactors;
