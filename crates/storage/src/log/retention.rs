@@ -115,9 +115,14 @@ impl Log {
         self.start = start;
         self.high_watermark = self.high_watermark.max(start);
         self.producers.states.start_moved(start);
+        let segments = self.sealed.len();
         while let Some(first) = self.sealed.front().filter(|sealed| sealed.end <= start) {
             self.condemned.add(first.segment.paths());
             self.sealed.pop_front();
+        }
+        if self.sealed.len() < segments {
+            // What goes can't be read again, and the last snapshot may not have come about (T30).
+            self.save_producers();
         }
         self.damage.retain_mut(|range| {
             range.start = range.start.max(start);

@@ -132,6 +132,26 @@ fn t30_retention_leaves_what_is_known_of_producers() {
 }
 
 #[test]
+fn t30_what_is_known_of_producers_is_written_down_before_their_records_go() {
+    let mut f = Fixture::small();
+    f.append(numbered(2, 0, 0, 2, false));
+    for n in 0..20 {
+        f.append(numbered(1, 0, n * 2, 2, false));
+    }
+    f.commit();
+    let known = f.log.producers();
+    // The snapshots of the rolls did not come about: the disk was full for them.
+    let disk = f.hardware.mount();
+    for path in f.hardware.files().iter().filter(|path| path.extension().is_some_and(|end| end == "producers")) {
+        disk.remove_file(path).unwrap();
+    }
+    f.log.advance_start(Offset::new(f.log.end_offset().get() - 2)).unwrap();
+    f.commit();
+    f.reopen(Crash::Process);
+    assert_eq!(f.log.producers(), known);
+}
+
+#[test]
 fn a_follower_learns_what_its_leader_knows() {
     let (mut leader, mut follower) = (Fixture::small(), Fixture::small());
     for n in 0..6 {
