@@ -17,7 +17,27 @@ use crate::{CoordinatorRecord, Now};
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl GroupShard {
+    /// One that was overtaken by a later one of the same member says what is not so any more: that the member does not have what it
+    /// has taken since, for one. It is refused whole (P5).
     pub(super) fn heartbeat(
+        &mut self,
+        now: Now,
+        asked: Heartbeat,
+    ) -> Result<(HeartbeatAnswer, Vec<CoordinatorRecord>), Error> {
+        let (group, member, found) = (asked.group.clone(), asked.member.clone(), asked.number);
+        let seen = self.heard.get(&group).and_then(|heard| heard.get(&member)).copied().unwrap_or_default();
+        if found != 0 && found <= seen {
+            return Err(Error::Overtaken { group, member, seen, found });
+        }
+        let taken = self.heartbeat_in_order(now, asked)?;
+        let stays = self.timers.is_set(&group, Timer::Session(member.clone()));
+        if found != 0 && stays {
+            self.heard.entry(group).or_default().insert(member, found);
+        }
+        Ok(taken)
+    }
+
+    fn heartbeat_in_order(
         &mut self,
         now: Now,
         asked: Heartbeat,
@@ -126,7 +146,7 @@ impl GroupShard {
         if let Some(target) = group.target.remove(&old_id) {
             group.target.insert(asked.member.clone(), target);
         }
-        self.timers.clear(&asked.group, &old_id);
+        self.forget(&asked.group, &old_id);
         Ok(!same)
     }
 
@@ -160,6 +180,17 @@ impl GroupShard {
         Ok((answer, record::changes(id, &before, &after)))
     }
 
+    /// What does not outlive the coordinator, of a member that is gone.
+    fn forget(&mut self, id: &GroupId, member: &MemberId) {
+        self.timers.clear(id, member);
+        if let Some(heard) = self.heard.get_mut(id) {
+            heard.remove(member);
+            if heard.is_empty() {
+                self.heard.remove(id);
+            }
+        }
+    }
+
     /// Members are gone; the others get what they had.
     pub(super) fn remove<'a>(
         &mut self,
@@ -171,7 +202,7 @@ impl GroupShard {
         for member in gone {
             group.members.remove(member);
             group.target.remove(member);
-            self.timers.clear(id, member);
+            self.forget(id, member);
         }
         group.assign(&self.topics);
         if group.members.is_empty() {

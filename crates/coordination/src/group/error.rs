@@ -43,6 +43,10 @@ pub enum Error {
     UnknownPartition(TopicPartition),
     #[error("a heartbeat can't have the epoch {0}")]
     BadEpoch(MemberEpoch),
+    #[error(
+        "heartbeat {found} of member {member:?} of group {group:?} came after its heartbeat {seen}, and is not true any more"
+    )]
+    Overtaken { group: GroupId, member: MemberId, seen: u64, found: u64 },
     #[error("group {0:?} has members of the other group protocol: stop them first")]
     OtherKind(GroupId),
     #[error("the protocol type or the protocols are not those of the other members of group {0:?}, or none are stated")]
@@ -70,6 +74,7 @@ impl Error {
             Self::UnknownMember { .. } | Self::UnknownInstance { .. } | Self::NoMember => ErrorCode::UnknownMemberId,
             Self::FencedEpoch { .. } => ErrorCode::FencedMemberEpoch,
             Self::StaleEpoch { .. } => ErrorCode::StaleMemberEpoch,
+            Self::Overtaken { .. } => ErrorCode::Conflict,
             Self::FencedInstance { .. } => ErrorCode::FencedInstanceId,
             Self::UnreleasedInstance { .. } => ErrorCode::UnreleasedInstanceId,
             Self::UnsupportedAssignor(_) => ErrorCode::UnsupportedAssignor,

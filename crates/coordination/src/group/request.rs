@@ -56,6 +56,8 @@ pub struct Heartbeat {
     pub member: MemberId,
     /// `FIRST` joins, `LEAVE` and `LEAVE_STATIC` leave.
     pub epoch: MemberEpoch,
+    /// Grows with each request of the member; zero: not said.
+    pub number: u64,
     pub instance: Option<InstanceId>,
     pub rack: Option<String>,
     pub rebalance_timeout: Option<Duration>,

@@ -27,6 +27,8 @@ pub struct GroupShard {
     pub(super) classic: BTreeMap<GroupId, ClassicGroup>,
     pub(super) topics: Topics,
     pub(super) timers: Timers,
+    /// The highest number of a heartbeat of each member that numbers them.
+    pub(super) heard: BTreeMap<GroupId, BTreeMap<MemberId, u64>>,
     next_retention: Option<Duration>,
 }
 
@@ -52,6 +54,7 @@ impl GroupShard {
             classic: BTreeMap::new(),
             topics: Topics::default(),
             timers: Timers::default(),
+            heard: BTreeMap::new(),
             next_retention: None,
         }
     }
@@ -207,6 +210,7 @@ impl Shard for GroupShard {
         self.topics = topics.clone();
         self.timers = Timers::default();
         self.classic = BTreeMap::new();
+        self.heard = BTreeMap::new();
         self.next_retention = Some(now.elapsed + RETENTION_PERIOD);
         // Members need time to find this coordinator: each gets a whole session.
         for (id, entry) in &self.groups {

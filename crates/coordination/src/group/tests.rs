@@ -46,6 +46,7 @@ fn beat(number: usize, epoch: i32) -> Heartbeat {
         group: group(),
         member: id(number),
         epoch: MemberEpoch::new(epoch),
+        number: 0,
         instance: None,
         rack: None,
         rebalance_timeout: None,
@@ -179,16 +180,28 @@ struct Client {
     number: usize,
     epoch: i32,
     owned: BTreeSet<TopicPartition>,
+    heartbeats: u64,
+    /// The last one that was sent: another may arrive before it.
+    last: Option<Heartbeat>,
 }
 
 impl Client {
     fn join(world: &mut World, number: usize) -> Self {
-        let answer = world.beat(joining(number)).unwrap();
-        Self { number, epoch: answer.epoch.get(), owned: answer.assignment.unwrap() }
+        let answer = world.beat(Heartbeat { number: 1, ..joining(number) }).unwrap();
+        let (epoch, owned) = (answer.epoch.get(), answer.assignment.unwrap());
+        Self { number, epoch, owned, heartbeats: 1, last: None }
+    }
+
+    fn next_beat(&mut self) -> Heartbeat {
+        self.heartbeats += 1;
+        let next =
+            Heartbeat { number: self.heartbeats, owned: Some(self.owned.clone()), ..beat(self.number, self.epoch) };
+        self.last = Some(next.clone());
+        next
     }
 
     fn beat(&mut self, world: &mut World) -> Result<(), Error> {
-        let answer = world.beat(Heartbeat { owned: Some(self.owned.clone()), ..beat(self.number, self.epoch) })?;
+        let answer = world.beat(self.next_beat())?;
         self.epoch = answer.epoch.get();
         self.owned = answer.assignment.unwrap();
         Ok(())
@@ -272,7 +285,8 @@ fn a_static_member_that_returns_in_time_gets_its_own_and_nobody_else_moves() {
     let instance = |name: &str| Some(InstanceId::new(name).unwrap());
     let first = world.beat(Heartbeat { instance: instance("a"), ..joining(1) }).unwrap();
     let mut two = Client::join(&mut world, 2);
-    let mut one = Client { number: 1, epoch: first.epoch.get(), owned: first.assignment.unwrap() };
+    let (epoch, owned) = (first.epoch.get(), first.assignment.unwrap());
+    let mut one = Client { number: 1, epoch, owned, heartbeats: 0, last: None };
     settle(&mut world, &mut [&mut one, &mut two]);
     let other = world.beat(Heartbeat { instance: instance("a"), ..joining(9) });
     assert_eq!(other.unwrap_err().code(), ErrorCode::UnreleasedInstanceId);
@@ -381,6 +395,37 @@ fn a_heartbeat_whose_answer_was_lost_can_be_repeated_and_older_ones_are_fenced()
     assert_eq!(more.unwrap_err().code(), ErrorCode::FencedMemberEpoch);
     let future = world.beat(beat(1, one.epoch + 5));
     assert_eq!(future.unwrap_err().code(), ErrorCode::FencedMemberEpoch);
+}
+
+#[test]
+fn p5_an_overtaken_heartbeat_does_not_give_up_what_its_member_has_taken_since() {
+    let mut world = World::new();
+    let numbered = |number: u64, beat: Heartbeat| Heartbeat { number, ..beat };
+    let joined = world.beat(numbered(1, joining(1))).unwrap();
+    let (all, epoch) = (joined.assignment.unwrap(), joined.epoch.get());
+    // This one, which says that it has nothing yet, is late; the next one, that it has all, is not.
+    let late = numbered(2, Heartbeat { owned: Some(BTreeSet::new()), ..beat(1, epoch) });
+    world.beat(numbered(3, Heartbeat { owned: Some(all.clone()), ..beat(1, epoch) })).unwrap();
+    let mut two = Client::join(&mut world, 2);
+    let told = world.beat(numbered(4, beat(1, epoch))).unwrap();
+    assert_eq!(told.assignment.unwrap().len(), 3, "half is to be given up");
+    for overtaken in [late, numbered(4, Heartbeat { owned: Some(BTreeSet::new()), ..beat(1, epoch) })] {
+        let refused = world.beat(overtaken).unwrap_err();
+        assert!(refused.code().is_retriable(), "{refused}");
+    }
+    let leaving = world.beat(numbered(3, beat(1, -1)));
+    assert!(matches!(leaving, Err(Error::Overtaken { .. })), "it has joined again since");
+    two.beat(&mut world).unwrap();
+    assert_eq!(two.owned.len(), 0, "the other has it all the same");
+    world
+        .beat(numbered(0, Heartbeat { owned: Some(all), ..beat(1, epoch) }))
+        .expect("without a number, it is not checked");
+    // What was heard of a member goes with it, and with the coordinator.
+    world.beat(numbered(5, beat(1, -1))).unwrap();
+    assert!(!world.shard.heard[&group()].contains_key(&id(1)));
+    world.beat(numbered(1, joining(1))).unwrap();
+    world.load();
+    assert!(world.shard.heard.is_empty());
 }
 
 #[test]
@@ -512,6 +557,8 @@ enum Step {
     Beat(usize),
     /// Its answer is lost.
     Lost(usize),
+    /// It arrives only after the next one, which says the same or more.
+    Overtaken(usize),
     Leave(usize),
     /// It is not heard of any more.
     Die(usize),
@@ -527,6 +574,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => member.clone().prop_map(Step::Join),
         10 => member.clone().prop_map(Step::Beat),
         2 => member.clone().prop_map(Step::Lost),
+        2 => member.clone().prop_map(Step::Overtaken),
         1 => member.clone().prop_map(Step::Leave),
         1 => member.clone().prop_map(Step::Die),
         2 => (1..6_000_u64).prop_map(Step::Time),
@@ -563,12 +611,21 @@ proptest! {
                     }
                 }
                 Step::Lost(slot) => {
-                    if let Some(client) = clients.get(&slot) {
-                        let beat = Heartbeat { owned: Some(client.owned.clone()), ..beat(client.number, client.epoch) };
-                        if world.beat(beat).is_err() {
-                            clients.remove(&slot);
-                        }
+                    if let Some(client) = clients.get_mut(&slot)
+                        && world.beat(client.next_beat()).is_err()
+                    {
+                        clients.remove(&slot);
                     }
+                }
+                Step::Overtaken(slot) => {
+                    let Some(client) = clients.get_mut(&slot) else { continue };
+                    let Some(late) = client.last.clone() else { continue };
+                    if client.beat(&mut world).is_err() {
+                        clients.remove(&slot);
+                        continue;
+                    }
+                    let is_refused = matches!(world.beat(late), Err(Error::Overtaken { .. }));
+                    prop_assert!(is_refused);
                 }
                 Step::Leave(slot) => {
                     if let Some(client) = clients.remove(&slot) {

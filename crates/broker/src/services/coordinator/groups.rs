@@ -53,6 +53,7 @@ impl CoordinatorService {
             group: group.clone(),
             member: convert::member_id(&asked.member_id)?,
             epoch: MemberEpoch::new(asked.member_epoch),
+            number: asked.number,
             instance: convert::instance_id(&asked.instance_id)?,
             rack: text(asked.rack_id),
             rebalance_timeout: timeout.map(|ms| Duration::from_millis(ms.into())),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use highwater_protocol::v1;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::consumer::group::membership::Next;
@@ -23,7 +24,7 @@ pub(crate) async fn heartbeat(group: Arc<GroupShared>) {
         let wait = match next {
             Next::Send(request) => {
                 let what = format!("heartbeat of group {:?}", group.config.group_id);
-                let send = |mut client: highwater_protocol::v1::coordinator_client::CoordinatorClient<_>| async move {
+                let send = |mut client: v1::coordinator_client::CoordinatorClient<_>| async move {
                     client.group_heartbeat(*request).await
                 };
                 let session = group.lock().session_timeout();
@@ -84,8 +85,8 @@ pub(crate) async fn heartbeat(group: Arc<GroupShared>) {
 pub(crate) async fn leave(group: &GroupShared) {
     let Some(request) = group.lock().leave() else { return };
     let what = format!("leave group {:?}", group.config.group_id);
-    let send = |mut client: highwater_protocol::v1::coordinator_client::CoordinatorClient<_>| {
-        let request = request.clone();
+    let send = |mut client: v1::coordinator_client::CoordinatorClient<_>| {
+        let request = v1::GroupHeartbeatRequest { number: group.lock().next_number(), ..request.clone() };
         async move { client.group_heartbeat(request).await }
     };
     if let Err(error) = group.coordinator.call(&what, Instant::now() + LEAVE_WAIT, |_| true, send).await {

@@ -42,6 +42,8 @@ pub(crate) struct Membership {
     reported: Option<Partitions>,
     /// The next heartbeat states everything.
     state_all: bool,
+    /// Of the last request: each has its own, so that the coordinator knows one that was overtaken on its way.
+    number: u64,
     /// When the heartbeat was sent that is on its way.
     in_flight: Option<Instant>,
     /// Until when the coordinator gives to nobody else what is held.
@@ -112,6 +114,7 @@ impl Membership {
             target: None,
             reported: None,
             state_all: true,
+            number: 0,
             in_flight: None,
             holds_until: None,
             session_timeout: Duration::ZERO,
@@ -247,7 +250,14 @@ impl Membership {
         }
     }
 
+    /// Of a request that is about to be sent, also if it is one that was sent before.
+    pub fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
     fn request(&mut self) -> v1::GroupHeartbeatRequest {
+        let number = self.next_number();
         let all = self.state_all;
         let identity = &self.identity;
         let stated = |text: &str| if all { text.to_owned() } else { String::new() };
@@ -268,6 +278,7 @@ impl Membership {
             owned,
             client_id: stated(&identity.client),
             client_host: String::new(),
+            number,
         };
         // If the answer is lost, they are set again.
         self.state_all = false;
@@ -275,13 +286,14 @@ impl Membership {
         request
     }
 
-    fn leave_request(&self) -> v1::GroupHeartbeatRequest {
+    fn leave_request(&mut self) -> v1::GroupHeartbeatRequest {
         let epoch = if self.identity.instance.is_some() { MemberEpoch::LEAVE_STATIC } else { MemberEpoch::LEAVE };
         v1::GroupHeartbeatRequest {
             group_id: self.identity.group.clone(),
             member_id: self.identity.member.clone(),
             member_epoch: epoch.get(),
             instance_id: self.identity.instance.clone().unwrap_or_default(),
+            number: self.next_number(),
             ..Default::default()
         }
     }
@@ -544,6 +556,23 @@ mod tests {
         let again = member.sends();
         assert_eq!((again.member_epoch, stated(&again)), (1, Some(partitions(&[0]))));
         assert!(again.subscription.is_some());
+    }
+
+    #[test]
+    fn every_request_has_a_higher_number_than_the_one_before() {
+        let mut member = Member::holding(&[0]);
+        let mut numbers = vec![member.membership.number];
+        member.now += Duration::from_secs(3);
+        numbers.push(member.sends().number);
+        member.membership.failed(ErrorCode::Unavailable, "lost", member.now);
+        member.now += Duration::from_secs(1);
+        numbers.push(member.sends().number);
+        member.membership.failed(ErrorCode::UnknownMemberId, "fenced", member.now);
+        member.now += Duration::from_secs(1);
+        numbers.push(member.sends().number);
+        numbers.push(member.membership.leave().unwrap().number);
+        numbers.push(member.membership.next_number());
+        assert!(numbers[0] > 0 && numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn other_beat(epoch: i32) -> Heartbeat {
         group: group(),
         member: member("other"),
         epoch: MemberEpoch::new(epoch),
+        number: 0,
         instance: None,
         rack: None,
         rebalance_timeout: None,
