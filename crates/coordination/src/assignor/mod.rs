@@ -1,14 +1,21 @@
 //! Server-side assignors: which member of a group reads which partition.
 //!
-//! Pure functions of who subscribes to what and who has what now. Each partition that somebody subscribes to goes to exactly one
-//! member that does.
+//! Pure functions of who subscribes to what, who has what now, and who is where. Each partition that somebody subscribes to goes to
+//! exactly one member that does; where it can be chosen, to one in a rack of its replicas (KIP-881). Where that makes no difference,
+//! because racks are not known or all are near, the result is the same as without them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwater_types::{MemberId, TopicId, TopicPartition};
+use highwater_types::{MemberId, TopicPartition};
 
+mod nearer;
+mod racks;
+mod range;
 #[cfg(test)]
 mod tests;
+mod uniform;
+
+pub use racks::Racks;
 
 /// Partitions by member.
 pub type Assignment = BTreeMap<MemberId, BTreeSet<TopicPartition>>;
@@ -16,10 +23,12 @@ pub type Assignment = BTreeMap<MemberId, BTreeSet<TopicPartition>>;
 /// The assignors that a group can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Assignor {
-    /// As many for each, within one where all subscribe to the same; what can stay stays.
+    /// As many for each, within one where all subscribe to the same; what can stay stays, unless it is nearer to another who can take
+    /// it, or something for it, without loss.
     #[default]
     Uniform,
-    /// Topic by topic, in ranges: partitions of the same number of topics with as many partitions go together.
+    /// Topic by topic, in ranges: partitions of the same number of topics with as many partitions go together. Near ones come
+    /// before the order of numbers.
     Range,
 }
 
@@ -41,87 +50,10 @@ impl Assignor {
     }
 
     /// `subscribed`: all partitions that each member subscribes to. `current`: what each has.
-    pub fn assign(self, subscribed: &Assignment, current: &Assignment) -> Assignment {
+    pub fn assign(self, subscribed: &Assignment, current: &Assignment, racks: &Racks) -> Assignment {
         match self {
-            Self::Uniform => uniform(subscribed, current),
-            Self::Range => range(subscribed),
+            Self::Uniform => uniform::uniform(subscribed, current, racks),
+            Self::Range => range::range(subscribed, racks),
         }
     }
-}
-
-fn uniform(subscribed: &Assignment, current: &Assignment) -> Assignment {
-    let mut assigned: Assignment = subscribed.keys().map(|member| (member.clone(), BTreeSet::new())).collect();
-    let mut taken = BTreeSet::new();
-    for (member, wanted) in subscribed {
-        let Some(held) = current.get(member) else { continue };
-        let kept: BTreeSet<_> = held.iter().filter(|tp| wanted.contains(tp) && !taken.contains(*tp)).copied().collect();
-        taken.extend(kept.iter().copied());
-        assigned.insert(member.clone(), kept);
-    }
-    let mut readers: BTreeMap<TopicPartition, Vec<&MemberId>> = BTreeMap::new();
-    for (member, wanted) in subscribed {
-        wanted.iter().filter(|tp| !taken.contains(*tp)).for_each(|tp| readers.entry(*tp).or_default().push(member));
-    }
-    let mut counts: BTreeMap<&MemberId, usize> =
-        subscribed.keys().map(|member| (member, assigned.get(member).map_or(0, BTreeSet::len))).collect();
-    for (tp, readers) in readers {
-        // The one with the fewest; the first of equals.
-        let Some(least) = readers.into_iter().min_by_key(|member| counts[member]) else { continue };
-        *counts.entry(least).or_default() += 1;
-        assigned.entry(least.clone()).or_default().insert(tp);
-    }
-    balance(subscribed, &mut assigned, &mut counts);
-    assigned
-}
-
-/// Moves partitions from those with more to those with fewer, as long as that evens out a difference of two or more.
-fn balance<'a>(subscribed: &'a Assignment, assigned: &mut Assignment, counts: &mut BTreeMap<&'a MemberId, usize>) {
-    loop {
-        let mut by_count: Vec<(usize, &MemberId)> = counts.iter().map(|(member, count)| (*count, *member)).collect();
-        by_count.sort();
-        let mut found = None;
-        'search: for (few, poor) in &by_count {
-            for (many, rich) in by_count.iter().rev() {
-                if *many < few + 2 {
-                    break;
-                }
-                // The last one: what was added last moves first.
-                let of_rich = assigned.get(*rich).into_iter().flatten().rev();
-                if let Some(tp) = of_rich.copied().find(|tp| subscribed[*poor].contains(tp)) {
-                    found = Some((*rich, *poor, tp));
-                    break 'search;
-                }
-            }
-        }
-        let Some((rich, poor, tp)) = found else { return };
-        if let Some(held) = assigned.get_mut(rich) {
-            held.remove(&tp);
-        }
-        assigned.entry(poor.clone()).or_default().insert(tp);
-        *counts.entry(rich).or_default() -= 1;
-        *counts.entry(poor).or_default() += 1;
-    }
-}
-
-fn range(subscribed: &Assignment) -> Assignment {
-    let mut assigned: Assignment = subscribed.keys().map(|member| (member.clone(), BTreeSet::new())).collect();
-    let mut topics: BTreeMap<TopicId, (BTreeSet<TopicPartition>, Vec<&MemberId>)> = BTreeMap::new();
-    for (member, wanted) in subscribed {
-        for tp in wanted {
-            let (partitions, readers) = topics.entry(tp.topic).or_default();
-            partitions.insert(*tp);
-            if readers.last() != Some(&member) {
-                readers.push(member);
-            }
-        }
-    }
-    for (partitions, readers) in topics.into_values() {
-        let (each, more) = (partitions.len() / readers.len(), partitions.len() % readers.len());
-        let mut partitions = partitions.into_iter();
-        for (index, member) in readers.into_iter().enumerate() {
-            let count = each + usize::from(index < more);
-            assigned.entry(member.clone()).or_default().extend(partitions.by_ref().take(count));
-        }
-    }
-    assigned
 }

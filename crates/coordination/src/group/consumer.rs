@@ -11,7 +11,7 @@ use super::state::{Group, Member, compile};
 use super::timers::Timer;
 use super::{Error, Heartbeat, HeartbeatAnswer, record};
 use crate::assignor::Assignor;
-use crate::{CoordinatorRecord, Now};
+use crate::{CoordinatorRecord, Now, Topics};
 
 /// For a member that states none.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -50,7 +50,7 @@ impl GroupShard {
             MemberEpoch::FIRST => self.join(&mut after, &asked)?,
             MemberEpoch::LEAVE | MemberEpoch::LEAVE_STATIC => return self.leave(now, before, &asked),
             epoch if epoch.get() < 0 => return Err(Error::BadEpoch(epoch)),
-            _ => check_epoch(&after, &asked)? | update(&mut after, &asked)?,
+            _ => check_epoch(&after, &asked)? | update(&mut after, &asked, &self.topics)?,
         };
         if changed {
             after.assign(&self.topics);
@@ -104,7 +104,7 @@ impl GroupShard {
                 let member = Arc::make_mut(member);
                 (member.epoch, member.previous_epoch) = (MemberEpoch::FIRST, MemberEpoch::FIRST);
             }
-            return update(group, asked);
+            return update(group, asked, &self.topics);
         }
         let subscription = asked.subscription.clone().ok_or(Error::NoSubscription)?;
         check_subscription(&subscription, asked.assignor.as_deref())?;
@@ -140,6 +140,7 @@ impl GroupShard {
         }
         // A static member is back, under a new id: what it had is its own again, and nobody else's moves.
         let same = (&old.subscription, &old.assignor) == (&new.subscription, &new.assignor);
+        let has_moved = old.rack != new.rack;
         new.assigned = old.assigned.clone();
         group.members.remove(&old_id);
         group.members.insert(asked.member.clone(), Arc::new(new));
@@ -147,7 +148,7 @@ impl GroupShard {
             group.target.insert(asked.member.clone(), target);
         }
         self.forget(&asked.group, &old_id);
-        Ok(!same)
+        Ok(!same || (has_moved && group.has_better_target(None, &self.topics)))
     }
 
     fn leave(
@@ -235,7 +236,7 @@ fn check_epoch(group: &Group, asked: &Heartbeat) -> Result<bool, Error> {
 }
 
 /// Takes over what the member says of itself. Returns whether there is to be a new target.
-fn update(group: &mut Group, asked: &Heartbeat) -> Result<bool, Error> {
+fn update(group: &mut Group, asked: &Heartbeat, topics: &Topics) -> Result<bool, Error> {
     let Some(known) = group.members.get(&asked.member) else { return Ok(false) };
     let mut next = Member::clone(known);
     if let Some(subscription) = &asked.subscription {
@@ -250,8 +251,9 @@ fn update(group: &mut Group, asked: &Heartbeat) -> Result<bool, Error> {
         next.rack.clone_from(&asked.rack);
     }
     let changed = (&next.subscription, &next.assignor) != (&known.subscription, &known.assignor);
+    let has_moved = next.rack != known.rack;
     if next != **known {
         group.members.insert(asked.member.clone(), Arc::new(next));
     }
-    Ok(changed)
+    Ok(changed || (has_moved && group.has_better_target(None, topics)))
 }

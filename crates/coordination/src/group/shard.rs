@@ -156,11 +156,14 @@ impl GroupShard {
         }
     }
 
-    /// New targets where topics have changed; offsets of deleted ones go.
-    fn follow_topics(&self) -> Vec<CoordinatorRecord> {
+    /// New targets where topics have changed; offsets of deleted ones go. `before`: what they were.
+    fn follow_topics(&self, before: Option<&Topics>) -> Vec<CoordinatorRecord> {
         let mut records = Vec::new();
         for (id, entry) in &self.groups {
-            if !entry.group.members.is_empty() && entry.group.has_other_partitions(&self.topics) {
+            let is_outdated = |group: &Group| {
+                group.has_other_partitions(&self.topics) || group.has_better_target(before, &self.topics)
+            };
+            if !entry.group.members.is_empty() && is_outdated(&entry.group) {
                 let mut after = entry.group.clone();
                 after.assign(&self.topics);
                 records.extend(record::changes(id, &entry.group, &after));
@@ -228,7 +231,7 @@ impl Shard for GroupShard {
         for id in classic {
             self.with_classic(now, &id, |turn| turn.loaded());
         }
-        effects(self.follow_topics())
+        effects(self.follow_topics(None))
     }
 
     fn handle(&mut self, now: Now, token: Token, request: Request) -> GroupEffects {
@@ -302,7 +305,7 @@ impl Shard for GroupShard {
     }
 
     fn on_topics(&mut self, _: Now, topics: &Topics) -> GroupEffects {
-        self.topics = topics.clone();
-        effects(self.follow_topics())
+        let before = std::mem::replace(&mut self.topics, topics.clone());
+        effects(self.follow_topics(Some(&before)))
     }
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_types::{GroupId, InstanceId, MemberEpoch, MemberId, ProducerId, TimestampMs, TopicPartition};
+use highwater_types::{GroupId, InstanceId, MemberEpoch, MemberId, ProducerId, TimestampMs, TopicId, TopicPartition};
 
 use super::classic;
 use super::{CommittedOffset, Error};
 use crate::Topics;
-use crate::assignor::{Assignment, Assignor};
+use crate::assignor::{Assignment, Assignor, Racks};
 
 /// What a member reads: topics by name, and those whose whole name matches a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -159,13 +159,28 @@ impl Group {
         self.members.iter().map(|(id, member)| (id.clone(), member.subscription.partitions(topics))).collect()
     }
 
+    fn target_with(&self, topics: &Topics) -> BTreeMap<MemberId, Arc<BTreeSet<TopicPartition>>> {
+        let current: Assignment =
+            self.target.iter().map(|(id, target)| (id.clone(), BTreeSet::clone(target))).collect();
+        let racks = self.members.iter().filter_map(|(id, it)| Some((id.clone(), it.rack.clone()?)));
+        let target = self.assignor().assign(&self.subscribed(topics), &current, &Racks::new(racks, topics));
+        target.into_iter().map(|(id, target)| (id, Arc::new(target))).collect()
+    }
+
     /// A new epoch, with a target of its own.
     pub(super) fn assign(&mut self, topics: &Topics) {
         self.epoch += 1;
-        let current: Assignment =
-            self.target.iter().map(|(id, target)| (id.clone(), BTreeSet::clone(target))).collect();
-        let target = self.assignor().assign(&self.subscribed(topics), &current);
-        self.target = target.into_iter().map(|(id, target)| (id, Arc::new(target))).collect();
+        self.target = self.target_with(topics);
+    }
+
+    /// Whether a member or a replica is in another rack now, so that there is a better target than the present one. `before`: the
+    /// topics of which it was made, if that is known.
+    pub(super) fn has_better_target(&self, before: Option<&Topics>, topics: &Topics) -> bool {
+        let racks = |of: &Topics, id: TopicId| of.get(id).map(|topic| topic.racks.clone());
+        let targeted: BTreeSet<TopicId> = self.target.values().flat_map(|it| it.iter().map(|tp| tp.topic)).collect();
+        let is_other = |id: &TopicId| before.is_none_or(|before| racks(before, *id) != racks(topics, *id));
+        let has_racks = self.members.values().any(|member| member.rack.is_some());
+        has_racks && targeted.iter().any(is_other) && self.target_with(topics) != self.target
     }
 
     /// Whether the topics that it subscribes to have other partitions than when the target was made.

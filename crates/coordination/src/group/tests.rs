@@ -444,6 +444,46 @@ fn topics_that_grow_appear_or_match_a_pattern_are_assigned() {
     assert_eq!(refused.unwrap_err().code(), ErrorCode::InvalidRegularExpression);
 }
 
+/// One topic, each partition in one rack.
+fn topics_in(racks: &[&str]) -> Topics {
+    let racks = racks.iter().map(|rack| vec![(*rack).into()]).collect();
+    Topics::new([(TopicId::from_u128(1), TopicInfo { name: TopicName::new("topic-0").unwrap(), racks })])
+}
+
+#[test]
+fn partitions_go_to_members_in_their_racks_and_racks_that_change_nothing_make_no_new_target() {
+    let mut world = World::new();
+    let change = |world: &mut World, racks: &[&str]| {
+        world.topics = topics_in(racks);
+        let effects = world.shard.on_topics(world.now, &world.topics.clone());
+        let is_written = effects.write.is_some();
+        world.append(effects.write);
+        is_written
+    };
+    change(&mut world, &["x", "y", "x", "y"]);
+    for (number, rack) in [(1, "x"), (2, "y")] {
+        world.beat(Heartbeat { rack: Some(rack.to_owned()), ..joining(number) }).unwrap();
+    }
+    let target = |world: &World, number: usize| -> Vec<u32> {
+        let target = world.shard.groups()[&group()].group.target_of(&id(number));
+        target.iter().map(|tp| tp.partition.get()).collect()
+    };
+    assert_eq!((target(&world, 1), target(&world, 2)), (vec![0, 2], vec![1, 3]));
+    assert!(!change(&mut world, &["x", "y", "z", "y"]), "nobody is nearer to it");
+    world.load();
+    assert!(change(&mut world, &["y", "x", "x", "y"]));
+    assert_eq!((target(&world, 1), target(&world, 2)), (vec![1, 2], vec![0, 3]));
+    // A member that is in another rack now: nobody else is nearer, or it is a place where nothing is.
+    let epoch = |world: &World| world.shard.groups()[&group()].group.epoch;
+    let before = epoch(&world);
+    world.beat(Heartbeat { rack: Some("z".to_owned()), ..joining(1) }).unwrap();
+    assert_eq!(epoch(&world), before);
+    world.beat(Heartbeat { rack: Some("y".to_owned()), ..joining(1) }).unwrap();
+    world.beat(Heartbeat { rack: Some("x".to_owned()), ..joining(2) }).unwrap();
+    assert_eq!((target(&world, 1), target(&world, 2)), (vec![0, 3], vec![1, 2]));
+    assert!(epoch(&world) > before);
+}
+
 #[test]
 fn t40_commits_are_fenced_by_epoch_but_what_was_kept_counts() {
     let mut world = World::new();
