@@ -7,7 +7,7 @@ use highwater_types::{GroupId, MemberId, TopicPartition};
 use super::classic::ClassicGroup;
 use super::shard::GroupShard;
 use super::state::{Entry, Group, Member};
-use super::{DescribedGroup, DescribedMember, Error, GroupKind, ListedGroup, record};
+use super::{DescribedGroup, DescribedMember, Error, GroupKind, ListedGroup, OpaqueParts, record};
 use crate::CoordinatorRecord;
 
 impl GroupShard {
@@ -42,7 +42,10 @@ impl GroupShard {
             subscription: member.subscription.clone(),
             assignment: member.assignment(),
             target: group.target_of(id),
-            opaque: None,
+            opaque: member.classic.as_ref().map(|classic| OpaqueParts {
+                metadata: classic.protocols.first().map(|it| it.metadata.clone()).unwrap_or_default(),
+                assignment: member.encoded_assignment(&self.topics),
+            }),
         };
         Ok(DescribedGroup {
             listed: entry.listed(id),

@@ -44,8 +44,11 @@ impl GroupShard {
     ) -> Result<(HeartbeatAnswer, Vec<CoordinatorRecord>), Error> {
         let (id, member) = (asked.group.clone(), asked.member.clone());
         let before = self.group(&id);
-        let mut after = before.clone();
         let joins = asked.epoch == MemberEpoch::FIRST;
+        let mut after = if joins { self.taken_over(&id, &before)? } else { before.clone() };
+        if after.members.get(&member).is_some_and(|known| known.classic.is_some()) {
+            return Err(Error::OtherKind(id));
+        }
         let changed = match asked.epoch {
             MemberEpoch::FIRST => self.join(&mut after, &asked)?,
             MemberEpoch::LEAVE | MemberEpoch::LEAVE_STATIC => return self.leave(now, before, &asked),
@@ -82,18 +85,9 @@ impl GroupShard {
         }
         let mut records = record::changes(&id, &before, &after);
         if joins {
-            records.extend(self.leave_classic(&id));
+            records.extend(self.leave_classic(now, &id, &after));
         }
         Ok((answer, records))
-    }
-
-    /// The group is of this kind from now on. Ids that were given to classic members to be are void.
-    fn leave_classic(&mut self, id: &GroupId) -> Option<CoordinatorRecord> {
-        if let Some(group) = self.classic.remove(id) {
-            group.members_to_be().for_each(|member| self.timers.clear(id, member));
-        }
-        let was_classic = self.groups.get(id).is_some_and(|entry| entry.classic.is_some());
-        was_classic.then(|| record::classic(id, None))
     }
 
     /// Returns whether there is to be a new target.
@@ -120,6 +114,7 @@ impl GroupShard {
             previous_epoch: MemberEpoch::FIRST,
             assigned: BTreeMap::new(),
             revoking: BTreeMap::new(),
+            classic: None,
         };
         let same_instance = |(_, member): &(&MemberId, &Arc<Member>)| member.instance == asked.instance;
         let other = asked.instance.as_ref().and_then(|_| group.members.iter().find(same_instance));
@@ -130,7 +125,8 @@ impl GroupShard {
             group.members.insert(asked.member.clone(), Arc::new(new));
             return Ok(true);
         };
-        if old.epoch != MemberEpoch::LEAVE_STATIC {
+        // In the classic protocol, who comes last has the place.
+        if old.epoch != MemberEpoch::LEAVE_STATIC && old.classic.is_none() {
             let (group, session) = (asked.group.clone(), self.config.session_timeout);
             let instance = old.instance.clone().or_else(|| asked.instance.clone());
             return Err(match instance {
@@ -159,18 +155,19 @@ impl GroupShard {
     ) -> Result<(HeartbeatAnswer, Vec<CoordinatorRecord>), Error> {
         let (id, member) = (&asked.group, &asked.member);
         let known = before.member_of(id, member, asked.instance.as_ref())?;
-        let mut after = before.clone();
-        if asked.epoch == MemberEpoch::LEAVE_STATIC && known.instance.is_some() {
+        let records = if asked.epoch == MemberEpoch::LEAVE_STATIC && known.instance.is_some() {
             let mut away = Member::clone(known);
             away.epoch = MemberEpoch::LEAVE_STATIC;
             // What it was giving up, it has given up.
             away.revoking.clear();
+            let mut after = before.clone();
             after.members.insert(member.clone(), Arc::new(away));
             self.timers.set(id, Timer::Rebalance(member.clone()), None);
             self.timers.set(id, Timer::Session(member.clone()), Some(now.elapsed + self.config.session_timeout));
+            record::changes(id, &before, &after)
         } else {
-            self.remove(now, id, &mut after, [member]);
-        }
+            self.remove(now, id, &before, [member])
+        };
         let answer = HeartbeatAnswer {
             member: member.clone(),
             epoch: asked.epoch,
@@ -178,11 +175,11 @@ impl GroupShard {
             session_timeout: self.config.session_timeout,
             assignment: None,
         };
-        Ok((answer, record::changes(id, &before, &after)))
+        Ok((answer, records))
     }
 
     /// What does not outlive the coordinator, of a member that is gone.
-    fn forget(&mut self, id: &GroupId, member: &MemberId) {
+    pub(super) fn forget(&mut self, id: &GroupId, member: &MemberId) {
         self.timers.clear(id, member);
         if let Some(heard) = self.heard.get_mut(id) {
             heard.remove(member);
@@ -192,23 +189,28 @@ impl GroupShard {
         }
     }
 
-    /// Members are gone; the others get what they had.
+    /// Members are gone; the others get what they had. Classic ones that are left alone go on by themselves.
     pub(super) fn remove<'a>(
         &mut self,
         now: Now,
         id: &GroupId,
-        group: &mut Group,
+        before: &Group,
         gone: impl IntoIterator<Item = &'a MemberId>,
-    ) {
+    ) -> Vec<CoordinatorRecord> {
+        let mut after = before.clone();
         for member in gone {
-            group.members.remove(member);
-            group.target.remove(member);
+            after.members.remove(member);
+            after.target.remove(member);
             self.forget(id, member);
         }
-        group.assign(&self.topics);
-        if group.members.is_empty() {
-            group.empty_since = Some(now.wall);
+        let classic = self.downgrade(now, id, &mut after);
+        if classic.is_none() {
+            after.assign(&self.topics);
+            if after.members.is_empty() {
+                after.empty_since = Some(now.wall);
+            }
         }
+        record::changes(id, before, &after).into_iter().chain(classic).collect()
     }
 }
 

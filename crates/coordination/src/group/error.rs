@@ -47,7 +47,9 @@ pub enum Error {
         "heartbeat {found} of member {member:?} of group {group:?} came after its heartbeat {seen}, and is not true any more"
     )]
     Overtaken { group: GroupId, member: MemberId, seen: u64, found: u64 },
-    #[error("group {0:?} has members of the other group protocol: stop them first")]
+    #[error(
+        "group {0:?} has members of the other group protocol that can't be in one group with this one: stop them first"
+    )]
     OtherKind(GroupId),
     #[error("the protocol type or the protocols are not those of the other members of group {0:?}, or none are stated")]
     InconsistentProtocol(GroupId),

@@ -15,6 +15,7 @@ mod admin;
 mod classic;
 mod consumer;
 mod error;
+mod migration;
 mod offsets;
 mod reconcile;
 mod record;

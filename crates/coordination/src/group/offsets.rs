@@ -37,9 +37,18 @@ impl GroupShard {
         let records = taken.map(|(it, _)| record::offset(&id, &it.partition, Some(&committed(it, now.wall))));
         let write = Write { transaction_of: transaction.map(|it| it.producer), records: records.collect() };
         if let Some((member, _)) = member {
+            self.heard_of_classic(now, &id, &member);
             self.with_classic(now, &id, |turn| turn.committed(&member));
         }
         Ok((Response::Committed(results), (!write.records.is_empty()).then_some(write)))
+    }
+
+    /// A commit says that its member lives. One of KIP-848 says so by heartbeats alone.
+    fn heard_of_classic(&mut self, now: Now, id: &GroupId, member: &MemberId) {
+        let known = self.groups.get(id).and_then(|entry| entry.group.members.get(member)).cloned();
+        if let Some(known) = known.filter(|known| known.classic.is_some()) {
+            self.touch(now, id, member, &known);
+        }
     }
 
     fn check_offset(&self, commit: &OffsetCommit) -> Result<(), Error> {
@@ -107,6 +116,9 @@ impl Entry {
                 && self.group.members.values().any(|other| !std::sync::Arc::ptr_eq(other, known) && other.has(tp))
         };
         if offsets.iter().any(|it| is_others(&it.partition)) {
+            if known.classic.is_some() {
+                return Err(Error::RebalanceInProgress(id.clone()));
+            }
             let (group, member, current, found) = (id.clone(), member.clone(), known.epoch, *found);
             return Err(Error::FencedEpoch { group, member, current, found });
         }
@@ -134,6 +146,10 @@ impl Entry {
     ) -> Result<(), Error> {
         let known = self.group.member_of(id, member, None)?;
         let (group, member, current) = (id.clone(), member.clone(), known.epoch);
+        if known.classic.is_some() {
+            let (current, found) = (Generation::new(current.get()), Generation::new(found.get()));
+            return if found == current { Ok(()) } else { Err(Error::IllegalGeneration { group, current, found }) };
+        }
         if found > current || current == MemberEpoch::LEAVE_STATIC {
             return Err(Error::FencedEpoch { group, member, current, found });
         }

@@ -11,7 +11,7 @@ use highwater_types::{
 use prost::Message;
 
 use super::classic;
-use super::state::{Group, Member};
+use super::state::{ClassicFacts, Group, Member};
 use super::{CommittedOffset, Subscription};
 use crate::CoordinatorRecord;
 
@@ -89,6 +89,17 @@ struct MemberValue {
     assigned: Vec<Part>,
     #[prost(message, repeated, tag = "13")]
     revoking: Vec<Part>,
+    /// Of one that speaks the classic protocol.
+    #[prost(message, optional, tag = "14")]
+    classic: Option<ClassicValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ClassicValue {
+    #[prost(uint64, tag = "1")]
+    session_timeout_ms: u64,
+    #[prost(message, repeated, tag = "2")]
+    protocols: Vec<classic::ProtocolValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -167,6 +178,10 @@ pub(super) fn classic(id: &GroupId, group: Option<&classic::Durable>) -> Coordin
 }
 
 fn member_value(member: &Member) -> Vec<u8> {
+    let classic = |it: &Arc<ClassicFacts>| ClassicValue {
+        session_timeout_ms: u64::try_from(it.session_timeout.as_millis()).unwrap_or(u64::MAX),
+        protocols: it.protocols.iter().map(Into::into).collect(),
+    };
     let value = MemberValue {
         version: VERSION,
         instance: member.instance.as_ref().map(|it| it.as_str().to_owned()),
@@ -181,6 +196,7 @@ fn member_value(member: &Member) -> Vec<u8> {
         previous_epoch: member.previous_epoch.get(),
         assigned: member.assigned.iter().map(|(tp, since)| part(tp, since.get())).collect(),
         revoking: member.revoking.iter().map(|(tp, since)| part(tp, since.get())).collect(),
+        classic: member.classic.as_ref().map(classic),
     };
     value.encode_to_vec()
 }
@@ -262,6 +278,10 @@ pub(super) fn parse(found: &CoordinatorRecord) -> Result<Option<(GroupId, Change
 
 fn parse_member(value: MemberValue) -> Result<Member, String> {
     let since = |it: &Part| Ok((whole(it)?, MemberEpoch::new(it.since)));
+    let classic = |it: ClassicValue| ClassicFacts {
+        session_timeout: Duration::from_millis(it.session_timeout_ms),
+        protocols: it.protocols.into_iter().map(Into::into).collect(),
+    };
     Ok(Member {
         instance: value.instance.map(InstanceId::new).transpose().map_err(|error| error.to_string())?,
         rack: value.rack,
@@ -274,5 +294,6 @@ fn parse_member(value: MemberValue) -> Result<Member, String> {
         previous_epoch: MemberEpoch::new(value.previous_epoch),
         assigned: value.assigned.iter().map(since).collect::<Result<BTreeMap<_, _>, String>>()?,
         revoking: value.revoking.iter().map(since).collect::<Result<BTreeMap<_, _>, String>>()?,
+        classic: value.classic.map(classic).map(Arc::new),
     })
 }

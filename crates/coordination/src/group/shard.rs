@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_types::{GroupId, LeaderEpoch, MemberEpoch, MemberId, Offset};
+use highwater_types::{GroupId, LeaderEpoch, MemberId, Offset};
 
 use super::classic::{ClassicGroup, Out, Turn};
 use super::record::{self, Change};
 use super::state::{Entry, Group};
 use super::timers::{Timer, Timers};
-use super::{Action, Error, GroupConfig, Heartbeat, JoinRequest, Request, Response};
+use super::{Action, Error, GroupConfig, JoinRequest, Request, Response};
 use crate::{CoordinatorRecord, CorruptRecord, Effects, EndMarker, Now, ProducerIdentity, Shard, Token, Topics, Write};
 
 type GroupEffects = Effects<Response, Error, Action>;
@@ -113,20 +113,6 @@ impl GroupShard {
         (result, out)
     }
 
-    /// A member of the one kind would join a group of the other.
-    fn check_kind(&self, request: &Request) -> Result<(), Error> {
-        let (id, has_others) = match request {
-            Request::Join(JoinRequest { group, .. }) => {
-                (group, self.groups.get(group).is_some_and(|it| !it.group.members.is_empty()))
-            }
-            Request::Heartbeat(Heartbeat { group, epoch: MemberEpoch::FIRST, .. }) => {
-                (group, self.classic.get(group).is_some_and(ClassicGroup::has_members))
-            }
-            _ => return Ok(()),
-        };
-        if has_others { Err(Error::OtherKind(id.clone())) } else { Ok(()) }
-    }
-
     /// Requests that are answered at once.
     fn answer(&mut self, now: Now, request: Request) -> Result<(Response, Option<Write>), Error> {
         let written = |response, records| Ok((response, write(records)));
@@ -154,6 +140,32 @@ impl GroupShard {
                 Ok((Response::Alive, None))
             }
         }
+    }
+
+    /// Of a classic member in a group of KIP-848.
+    fn handle_translated(&mut self, now: Now, token: Token, request: Request) -> GroupEffects {
+        let replaced = match &request {
+            Request::Join(asked) => self.last_replaced_by(asked),
+            _ => None,
+        };
+        let request = match (request, replaced) {
+            (Request::Join(asked), Some(old)) => return self.join_after(now, token, &old, asked),
+            (request, _) => request,
+        };
+        let (reply, records) = match self.translate(now, request) {
+            Ok((response, records)) => (Ok(response), records),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        Out { records, replies: vec![(token, reply)] }.into()
+    }
+
+    /// With the last member of KIP-848 gone, the group is a classic one, which the one that takes its place joins.
+    fn join_after(&mut self, now: Now, token: Token, old: &MemberId, asked: JoinRequest) -> GroupEffects {
+        let id = asked.group.clone();
+        let mut records = self.remove_last(now, &id, old);
+        let ((), out) = self.with_classic(now, &id, |turn| turn.join(token, asked));
+        records.extend(out.records);
+        Out { records, replies: out.replies }.into()
     }
 
     /// New targets where topics have changed; offsets of deleted ones go. `before`: what they were.
@@ -218,7 +230,7 @@ impl Shard for GroupShard {
         // Members need time to find this coordinator: each gets a whole session.
         for (id, entry) in &self.groups {
             for (member, known) in &entry.group.members {
-                let session = now.elapsed + self.config.session_timeout;
+                let session = now.elapsed + known.session_timeout(&self.config);
                 self.timers.set(id, Timer::Session(member.clone()), Some(session));
                 if !known.revoking.is_empty() {
                     let rebalance = now.elapsed + known.rebalance_timeout;
@@ -235,10 +247,9 @@ impl Shard for GroupShard {
     }
 
     fn handle(&mut self, now: Now, token: Token, request: Request) -> GroupEffects {
-        if let Err(error) = self.check_kind(&request) {
-            return Effects { replies: vec![(token, Err(error))], ..Effects::default() };
-        }
+        let is_translated = self.is_translated(&request);
         match request {
+            request if is_translated => self.handle_translated(now, token, request),
             Request::Join(asked) => {
                 let id = asked.group.clone();
                 self.with_classic(now, &id, |turn| turn.join(token, asked)).1.into()
@@ -281,6 +292,8 @@ impl Shard for GroupShard {
         while let Some((group, timer)) = self.timers.pop_due(now.elapsed) {
             match timer {
                 Timer::Session(member) | Timer::Rebalance(member) => gone.entry(group).or_default().push(member),
+                // Of a member to be in a group of the other kind: the timer was all there was of it.
+                Timer::Pending(_) if !self.classic.contains_key(&group) => {}
                 timer if !self.classic.contains_key(&group) => {
                     debug_assert!(false, "{timer:?} of group {group:?}, which has no members");
                 }
@@ -293,9 +306,7 @@ impl Shard for GroupShard {
         }
         for (id, members) in gone {
             let before = self.group(&id);
-            let mut after = before.clone();
-            self.remove(now, &id, &mut after, &members);
-            all.records.extend(record::changes(&id, &before, &after));
+            all.records.extend(self.remove(now, &id, &before, &members));
         }
         if self.next_retention.is_some_and(|at| at <= now.elapsed) {
             self.next_retention = Some(now.elapsed + RETENTION_PERIOD);

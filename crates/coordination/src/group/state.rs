@@ -7,7 +7,7 @@ use std::time::Duration;
 use highwater_types::{GroupId, InstanceId, MemberEpoch, MemberId, ProducerId, TimestampMs, TopicId, TopicPartition};
 
 use super::classic;
-use super::{CommittedOffset, Error};
+use super::{CommittedOffset, Error, GroupConfig, Protocol};
 use crate::Topics;
 use crate::assignor::{Assignment, Assignor, Racks};
 
@@ -59,11 +59,25 @@ pub(super) struct Member {
     pub assigned: BTreeMap<TopicPartition, MemberEpoch>,
     /// What it was told to give up, and has not said that it did; since which epoch it has it.
     pub revoking: BTreeMap<TopicPartition, MemberEpoch>,
+    /// Of one that speaks the classic protocol: its generation is its epoch.
+    pub classic: Option<Arc<ClassicFacts>>,
+}
+
+/// What is known of a member of the classic protocol besides, in a group that is not classic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClassicFacts {
+    pub session_timeout: Duration,
+    /// In order of preference; at least one.
+    pub protocols: Vec<Protocol>,
 }
 
 impl Member {
     pub(super) fn has(&self, tp: &TopicPartition) -> bool {
         self.assigned.contains_key(tp) || self.revoking.contains_key(tp)
+    }
+
+    pub(super) fn session_timeout(&self, config: &GroupConfig) -> Duration {
+        self.classic.as_ref().map_or(config.session_timeout, |classic| classic.session_timeout)
     }
 
     pub(super) fn assignment(&self) -> BTreeSet<TopicPartition> {

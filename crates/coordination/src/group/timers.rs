@@ -49,6 +49,11 @@ impl Timers {
         of.into_iter().for_each(|timer| self.set(group, timer(member.clone()), None));
     }
 
+    /// How many ids were given that nobody has joined with.
+    pub(super) fn pending(&self, group: &GroupId) -> usize {
+        self.at.keys().filter(|(of, timer)| of == group && matches!(timer, Timer::Pending(_))).count()
+    }
+
     pub(super) fn first(&self) -> Option<Duration> {
         self.by_time.first().map(|(at, ..)| *at)
     }

@@ -1,7 +1,9 @@
 //! What consumers (`protocol_type` "consumer") put into their metadata and assignments: Kafka's ConsumerProtocol. Read where it
-//! can be, to be shown and compared; the classic protocol itself does not look at it.
+//! can be, to be shown and compared, and where the coordinator assigns; the classic protocol itself does not look at it.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
 
 use super::state::Member;
 
@@ -30,6 +32,70 @@ impl<'a> Reader<'a> {
         let length = usize::try_from(self.int16()?).ok()?;
         Some(std::str::from_utf8(self.take(length)?).ok()?.to_owned())
     }
+
+    fn named(&mut self) -> Option<Named> {
+        let count = self.int32().filter(|count| *count >= 0)?;
+        let mut topics = Named::new();
+        for _ in 0..count {
+            let topic = self.string()?;
+            let partitions = self.int32().filter(|count| *count >= 0)?;
+            let partitions = (0..partitions).map(|_| u32::try_from(self.int32()?).ok());
+            topics.insert(topic, partitions.collect::<Option<BTreeSet<u32>>>()?);
+        }
+        Some(topics)
+    }
+}
+
+/// Partitions by the names of their topics.
+pub(in super::super) type Named = BTreeMap<String, BTreeSet<u32>>;
+
+/// What a consumer says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Said {
+    pub topics: BTreeSet<String>,
+    /// What it has while it joins: nothing, of one that gives up everything before (version 1).
+    pub owned: Named,
+    /// Version 3.
+    pub rack: Option<String>,
+}
+
+/// All of a subscription that is of use to a coordinator that assigns.
+pub(in super::super) fn said(metadata: &[u8]) -> Option<Said> {
+    let mut reader = Reader(metadata);
+    let version = reader.int16().filter(|version| *version >= 0)?;
+    let count = reader.int32().filter(|count| *count >= 0)?;
+    let mut said = Said { topics: (0..count).map(|_| reader.string()).collect::<Option<_>>()?, ..Said::default() };
+    // Data of the assignor; -1: none.
+    let data = reader.int32().filter(|length| *length >= -1)?;
+    reader.take(usize::try_from(data).unwrap_or_default())?;
+    if version >= 1 {
+        said.owned = reader.named()?;
+    }
+    if version >= 2 {
+        let _generation = reader.int32()?;
+    }
+    if version >= 3 {
+        said.rack = match Reader(reader.0).int16()? {
+            -1 => None,
+            _ => Some(reader.string()?),
+        };
+    }
+    Some(said)
+}
+
+/// As any consumer reads it (version 0).
+pub(in super::super) fn encode(assigned: &Named) -> Bytes {
+    let mut bytes = Vec::from(0_i16.to_be_bytes());
+    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX).to_be_bytes();
+    bytes.extend(count(assigned.len()));
+    for (topic, partitions) in assigned {
+        bytes.extend(u16::try_from(topic.len()).unwrap_or(u16::MAX).to_be_bytes());
+        bytes.extend(topic.as_bytes());
+        bytes.extend(count(partitions.len()));
+        partitions.iter().for_each(|partition| bytes.extend(partition.to_be_bytes()));
+    }
+    bytes.extend((-1_i32).to_be_bytes());
+    bytes.into()
 }
 
 /// The topics in a subscription, by name.
@@ -41,21 +107,13 @@ pub(in super::super) fn topics(metadata: &[u8]) -> Option<BTreeSet<String>> {
 }
 
 /// The partitions in an assignment, by topic. Nothing assigned is no bytes.
-pub(in super::super) fn assigned(assignment: &[u8]) -> Option<BTreeMap<String, BTreeSet<u32>>> {
+pub(in super::super) fn assigned(assignment: &[u8]) -> Option<Named> {
     let mut reader = Reader(assignment);
     if assignment.is_empty() {
         return Some(BTreeMap::new());
     }
     let _version = reader.int16().filter(|version| *version >= 0)?;
-    let count = reader.int32().filter(|count| *count >= 0)?;
-    let mut topics = BTreeMap::new();
-    for _ in 0..count {
-        let topic = reader.string()?;
-        let partitions = reader.int32().filter(|count| *count >= 0)?;
-        let partitions = (0..partitions).map(|_| u32::try_from(reader.int32()?).ok());
-        topics.insert(topic, partitions.collect::<Option<BTreeSet<u32>>>()?);
-    }
-    Some(topics)
+    reader.named()
 }
 
 /// Whether a member that is back asks for what it asked before. What a consumer says to own is not part of that.
@@ -84,12 +142,23 @@ mod tests {
         let assignment = b"\0\x01\0\0\0\x01\0\x02ab\0\0\0\x02\0\0\0\0\0\0\0\x03\xff\xff\xff\xff";
         assert_eq!(assigned(assignment), Some([("ab".to_owned(), [0, 3].into())].into()));
         assert_eq!(assigned(b""), Some(BTreeMap::new()));
+        assert_eq!(said(subscription), Some(Said { topics: ["ab".to_owned()].into(), ..Said::default() }));
+        let last = b"\0\x03\0\0\0\0\0\0\0\x01x\0\0\0\x01\0\x02ab\0\0\0\x01\0\0\0\x03\0\0\0\x09\0\x01r";
+        let owned = [("ab".to_owned(), [3].into())].into();
+        assert_eq!(said(last), Some(Said { owned, rack: Some("r".to_owned()), ..Said::default() }));
     }
 
     proptest! {
         #[test]
+        fn an_assignment_is_read_as_it_was_written(
+            them in proptest::collection::btree_map("[a-z]{1,9}", proptest::collection::btree_set(0..99_u32, 0..5), 0..5),
+        ) {
+            prop_assert_eq!(assigned(&encode(&them)), Some(them));
+        }
+
+        #[test]
         fn t47_no_bytes_make_it_panic_or_allocate(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = (topics(&bytes), assigned(&bytes));
+            let _ = (topics(&bytes), assigned(&bytes), said(&bytes));
         }
 
         #[test]
@@ -97,7 +166,7 @@ mod tests {
             let mut bytes = vec![0, 1];
             bytes.extend(count.to_be_bytes());
             bytes.extend(rest);
-            let _ = (topics(&bytes), assigned(&bytes));
+            let _ = (topics(&bytes), assigned(&bytes), said(&bytes));
         }
     }
 }

@@ -13,7 +13,7 @@
 //! - A request is answered once: at once, or later, or when another takes its place.
 //! - A commit counts only in the present generation (T40).
 
-mod consumer_protocol;
+pub(super) mod consumer_protocol;
 mod describe;
 mod join;
 mod leave;
@@ -27,12 +27,12 @@ mod tests;
 
 use highwater_types::{GroupId, InstanceId, MemberId};
 
-pub(super) use self::record::{parse, value};
+pub(super) use self::record::{ProtocolValue, parse, value};
 pub use self::request::{
     JoinAnswer, JoinRequest, JoinedMember, LeavingMember, LeftMember, Protocol, SyncAnswer, SyncRequest,
 };
 use self::state::Wait;
-pub(super) use self::state::{ClassicGroup, Durable};
+pub(super) use self::state::{ClassicGroup, Durable, Member};
 use super::record as group_record;
 use super::timers::{Timer, Timers};
 use super::{Error, GroupConfig, Response};
@@ -105,11 +105,14 @@ impl Turn<'_> {
         self.out.records.push(group_record::classic(self.id, Some(&self.group.durable())));
     }
 
-    /// This coordinator has taken over: everybody has the whole time, once more.
+    /// This coordinator has taken over, or the group has become a classic one: everybody has the whole time, once more.
     pub(super) fn loaded(&mut self) {
         let members: Vec<MemberId> = self.group.members.keys().cloned().collect();
         members.iter().for_each(|member| self.touch(member));
-        self.expect_syncs();
+        match self.group.is_over {
+            true => self.rebalance(),
+            false => self.expect_syncs(),
+        }
     }
 
     pub(super) fn on_timer(&mut self, timer: &Timer) {

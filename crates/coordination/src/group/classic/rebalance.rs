@@ -87,6 +87,7 @@ impl Turn<'_> {
         }
         self.timers.set(self.id, Timer::Join, None);
         self.group.generation += 1;
+        self.group.is_over = false;
         self.group.new.clear();
         self.group.protocol = self.group.elect_protocol();
         if self.group.members.is_empty() {

@@ -26,6 +26,8 @@ struct GroupValue {
     is_assigned: bool,
     #[prost(message, repeated, tag = "6")]
     members: Vec<MemberValue>,
+    #[prost(bool, tag = "7")]
+    is_over: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -49,11 +51,23 @@ struct MemberValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct ProtocolValue {
+pub(in super::super) struct ProtocolValue {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(bytes = "bytes", tag = "2")]
     metadata: Bytes,
+}
+
+impl From<&Protocol> for ProtocolValue {
+    fn from(it: &Protocol) -> Self {
+        Self { name: it.name.clone(), metadata: it.metadata.clone() }
+    }
+}
+
+impl From<ProtocolValue> for Protocol {
+    fn from(it: ProtocolValue) -> Self {
+        Self { name: it.name, metadata: it.metadata }
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -61,7 +75,6 @@ fn millis(duration: Duration) -> u64 {
 }
 
 pub(in super::super) fn value(group: &Durable) -> Vec<u8> {
-    let protocol = |it: &Protocol| ProtocolValue { name: it.name.clone(), metadata: it.metadata.clone() };
     let member = |(id, it): (&MemberId, &Arc<Member>)| MemberValue {
         member: id.as_str().to_owned(),
         instance: it.instance.as_ref().map(|it| it.as_str().to_owned()),
@@ -69,7 +82,7 @@ pub(in super::super) fn value(group: &Durable) -> Vec<u8> {
         client_host: it.client_host.clone(),
         session_timeout_ms: millis(it.session_timeout),
         rebalance_timeout_ms: millis(it.rebalance_timeout),
-        protocols: it.protocols.iter().map(protocol).collect(),
+        protocols: it.protocols.iter().map(Into::into).collect(),
         assignment: it.assignment.clone(),
     };
     let value = GroupValue {
@@ -79,6 +92,7 @@ pub(in super::super) fn value(group: &Durable) -> Vec<u8> {
         leader: group.leader.as_ref().map(|it| it.as_str().to_owned()),
         is_assigned: group.is_assigned,
         members: group.members.iter().map(member).collect(),
+        is_over: group.is_over,
     };
     value.encode_to_vec()
 }
@@ -90,19 +104,19 @@ pub(in super::super) fn parse(bytes: &[u8]) -> Result<Durable, String> {
         protocol: value.protocol,
         leader: value.leader.map(MemberId::new).transpose().map_err(|error| error.to_string())?,
         is_assigned: value.is_assigned,
+        is_over: value.is_over,
         members: value.members.into_iter().map(parse_member).collect::<Result<_, String>>()?,
     })
 }
 
 fn parse_member(value: MemberValue) -> Result<(MemberId, Arc<Member>), String> {
-    let protocol = |it: ProtocolValue| Protocol { name: it.name, metadata: it.metadata };
     let member = Member {
         instance: value.instance.map(InstanceId::new).transpose().map_err(|error| error.to_string())?,
         client_id: value.client_id,
         client_host: value.client_host,
         session_timeout: Duration::from_millis(value.session_timeout_ms),
         rebalance_timeout: Duration::from_millis(value.rebalance_timeout_ms),
-        protocols: value.protocols.into_iter().map(protocol).collect(),
+        protocols: value.protocols.into_iter().map(Into::into).collect(),
         assignment: value.assignment,
     };
     Ok((MemberId::new(value.member).map_err(|error| error.to_string())?, Arc::new(member)))

@@ -49,6 +49,8 @@ pub(in super::super) struct Durable {
     pub leader: Option<MemberId>,
     /// Whether the leader has assigned.
     pub is_assigned: bool,
+    /// Whether members are to join again, as it became a classic group in this generation.
+    pub is_over: bool,
     pub members: BTreeMap<MemberId, Arc<Member>>,
 }
 
@@ -105,6 +107,8 @@ pub(in super::super) struct ClassicGroup {
     pub(super) unsynced: BTreeSet<MemberId>,
     /// Ids that were given, and not used yet (KIP-394).
     pub(super) pending: BTreeSet<MemberId>,
+    /// See [`Durable::is_over`].
+    pub(super) is_over: bool,
 }
 
 impl ClassicGroup {
@@ -129,6 +133,7 @@ impl ClassicGroup {
             waits: BTreeMap::new(),
             new: BTreeSet::new(),
             pending: BTreeSet::new(),
+            is_over: durable.is_over,
         }
     }
 
@@ -138,6 +143,7 @@ impl ClassicGroup {
             protocol: self.protocol.clone(),
             leader: self.leader.clone(),
             is_assigned: self.phase == Phase::Stable,
+            is_over: self.is_over,
             members: self.members.clone(),
         }
     }
@@ -149,6 +155,18 @@ impl ClassicGroup {
 
     pub(in super::super) fn has_members(&self) -> bool {
         !self.members.is_empty()
+    }
+
+    pub(in super::super) fn is_stable(&self) -> bool {
+        self.phase == Phase::Stable
+    }
+
+    pub(in super::super) fn protocol_type(&self) -> &str {
+        &self.protocol_type
+    }
+
+    pub(in super::super) fn all_members(&self) -> &BTreeMap<MemberId, Arc<Member>> {
+        &self.members
     }
 
     pub(in super::super) fn members_to_be(&self) -> impl Iterator<Item = &MemberId> {
@@ -241,7 +259,7 @@ impl ClassicGroup {
     }
 
     /// The one that most members like best, of those that all support; of equals, the first by name.
-    pub(super) fn elect_protocol(&self) -> String {
+    pub(in super::super) fn elect_protocol(&self) -> String {
         let is_shared = |name: &str| self.members.values().all(|member| member.supports(name));
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {

@@ -1,6 +1,8 @@
 //! The classic protocol, driven as the runtime drives it.
 
+mod both_kinds;
 mod effects;
+mod migration;
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
