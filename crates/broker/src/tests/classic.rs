@@ -161,3 +161,69 @@ async fn two_members_join_and_sync_and_go_on_when_the_coordinator_has_moved() {
         node.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_consumer_goes_on_while_its_group_becomes_one_of_kip_848_and_classic_again() {
+    let fake = Fake::start(1).await;
+    let node = start(&fake, 1).await;
+    let data = fake.create_topic("data", &[1], &[]);
+    find(&node).await;
+    eventually(|| node.handle.partitions().image().partition(data).is_some()).await;
+
+    // Version 0 of what Kafka's consumers say, and are told.
+    let metadata = b"\0\0\0\0\0\x01\0\x04data\xff\xff\xff\xff";
+    let assigned = b"\0\0\0\0\0\x01\0\x04data\0\0\0\x01\0\0\0\0\xff\xff\xff\xff";
+    let protocols = vec![v1::GroupProtocol { name: "range".into(), metadata: metadata.to_vec().into() }];
+    let consumer = |member: &str| v1::JoinGroupRequest {
+        protocol_type: "consumer".into(),
+        protocols: protocols.clone(),
+        ..joining(member)
+    };
+    let told = |of: &v1::JoinGroupResponse, leads: bool| {
+        let assignment = v1::MemberAssignment { member_id: of.member_id.clone(), assignment: assigned.to_vec().into() };
+        let request = v1::SyncGroupRequest {
+            group_id: "g".into(),
+            generation: of.generation,
+            member_id: of.member_id.clone(),
+            assignments: if leads { vec![assignment] } else { Vec::new() },
+            ..Default::default()
+        };
+        let node = &node;
+        async move { asked(|| async { coordinator(node).sync_group(request.clone()).await }).await.unwrap().assignment }
+    };
+    let one = join(&node, consumer("")).await.unwrap();
+    assert_eq!(told(&one, true).await, assigned.as_slice());
+
+    let heartbeat = |epoch: i32| {
+        let subscription = v1::GroupSubscription { topics: vec!["data".into()], topic_pattern: String::new() };
+        let request = v1::GroupHeartbeatRequest {
+            group_id: "g".into(),
+            member_id: "new".into(),
+            member_epoch: epoch,
+            subscription: (epoch == 0).then_some(subscription),
+            ..Default::default()
+        };
+        let node = &node;
+        async move { asked(|| async { coordinator(node).group_heartbeat(request.clone()).await }).await }
+    };
+    let joined = heartbeat(0).await.unwrap();
+    assert_eq!((joined.member_epoch, joined.assignment.unwrap().partitions.len()), (2, 0), "it is the other's still");
+    let described = describe(&node).await;
+    assert_eq!(described.group.unwrap().kind(), v1::GroupKind::Consumer);
+    assert_eq!(described.members.iter().filter(|it| it.is_classic).count(), 1);
+    assert_eq!(code_of(&beat(&node, &one).await.unwrap_err()), ErrorCode::RebalanceInProgress);
+    let one = join(&node, consumer(&one.member_id)).await.unwrap();
+    assert_eq!((one.generation, one.leader.as_str()), (2, "new"));
+    assert_eq!(told(&one, false).await, assigned.as_slice());
+    beat(&node, &one).await.unwrap();
+    assert_eq!(commit(&node, &one, &[(data, "")]).await.unwrap(), [None]);
+
+    heartbeat(-1).await.unwrap();
+    let described = describe(&node).await.group.unwrap();
+    assert_eq!((described.kind(), described.state.as_str()), (v1::GroupKind::Classic, "PreparingRebalance"));
+    assert_eq!(code_of(&beat(&node, &one).await.unwrap_err()), ErrorCode::RebalanceInProgress);
+    let one = join(&node, consumer(&one.member_id)).await.unwrap();
+    assert_eq!((one.generation, &one.leader), (3, &one.member_id));
+    assert_eq!(told(&one, true).await, assigned.as_slice());
+    node.stop().await;
+}

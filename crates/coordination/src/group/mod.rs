@@ -3,13 +3,13 @@
 //! Two protocols, on the same offsets. Of KIP-848: a group has an epoch, which grows with every change of members, subscriptions
 //! or topics; for each the coordinator makes a target assignment; members reach it step by step: they give up what is not theirs
 //! any more, and are given what nobody has. And the classic one, where a member assigns: see [`classic`]. A group without members
-//! is of either kind.
+//! is of either kind; one with members changes it while they live: see [`migration`].
 //!
 //! **Invariants** (P5)
 //! - A partition is given to a member only when no other has it or has yet to say that it let go of it.
 //! - A commit counts only from who has the partition in its present epoch, or has kept it since an earlier one (T40).
 //! - What the group has committed within a transaction is in force once that commits, and not before (T37).
-//! - A group has members of one kind only; its epoch, which is a classic group's generation, only grows.
+//! - A classic group has classic members only; a group's epoch, which is a classic group's generation, only grows.
 
 mod admin;
 mod classic;
