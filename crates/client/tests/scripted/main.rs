@@ -1,5 +1,6 @@
 //! The client against brokers that go wrong as told (`fake`).
-#![allow(clippy::unwrap_used)]
+// Each test is one future, on the stack of its thread: that it is large is no harm.
+#![allow(clippy::unwrap_used, clippy::large_futures)]
 
 mod administration;
 mod client;
