@@ -51,7 +51,9 @@ impl Timers {
 
     /// How many ids were given that nobody has joined with.
     pub(super) fn pending(&self, group: &GroupId) -> usize {
-        self.at.keys().filter(|(of, timer)| of == group && matches!(timer, Timer::Pending(_))).count()
+        // They come right before that of all who join.
+        let before = self.at.range(..(group.clone(), Timer::Join)).rev();
+        before.take_while(|((of, timer), _)| of == group && matches!(timer, Timer::Pending(_))).count()
     }
 
     pub(super) fn first(&self) -> Option<Duration> {

@@ -255,6 +255,7 @@ fn classic_members_of_a_group_of_kip_848_are_given_ids_leave_and_are_not_taken_f
     assert_eq!(codes(world.ask(beat)), ErrorCode::InconsistentGroupProtocol);
     // Given, and never used.
     world.join(JoinRequest { require_known_member: true, ..consumer("b", &[]) });
+    assert_eq!(world.shard.timers.pending(&group()), 1);
     for _ in 0..11 {
         world.seconds(1);
         world.other(2, &[0, 1]).unwrap();
