@@ -88,8 +88,11 @@ impl GroupShard {
         let unknown = || Error::UnknownMember { group: id.clone(), member: member.clone() };
         let joined = joined.ok_or_else(unknown)?;
         self.touch(now, &id, &member, &joined);
-        let is_revoking = !joined.revoking.is_empty();
-        self.expect_join(now, &id, &member, is_revoking.then_some(&joined));
+        if joined.revoking.is_empty() {
+            // It has done what it was told to; its sync is yet to come.
+            self.timers.set(&id, Timer::Rebalance(member.clone()), None);
+        }
+        self.expect_more(now, &id, &member, &joined);
         let answer = JoinAnswer {
             generation: Generation::new(joined.epoch.get()),
             protocol_type: CONSUMER.to_owned(),
@@ -183,6 +186,9 @@ impl GroupShard {
         if known.epoch.get() != group.epoch && known.revoking.is_empty() {
             return Err(Error::RebalanceInProgress(asked.group.clone()));
         }
+        if known.revoking.is_empty() {
+            self.timers.set(&asked.group, Timer::Rebalance(asked.member.clone()), None);
+        }
         let answer = SyncAnswer {
             protocol_type: CONSUMER.to_owned(),
             protocol: asked.protocol.clone().unwrap_or_else(|| known.protocol()),
@@ -204,8 +210,8 @@ impl GroupShard {
         self.touch(now, id, member, known);
         let is_behind = known.epoch.get() != group.epoch || !known.revoking.is_empty();
         let is_to_join = is_behind || !group.free_for(member, known).is_empty();
-        self.expect_join(now, id, member, is_to_join.then_some(known));
         if is_to_join {
+            self.expect_more(now, id, member, known);
             return Err(Error::RebalanceInProgress(id.clone()));
         }
         Ok((Response::Alive, Vec::new()))
@@ -257,11 +263,12 @@ impl GroupShard {
         self.timers.set(id, Timer::Session(member.clone()), Some(at));
     }
 
-    /// One that is told to join again has its rebalance timeout for it, and for giving up what it should.
-    fn expect_join(&mut self, now: Now, id: &GroupId, member: &MemberId, told: Option<&Arc<Member>>) {
+    /// One that is told to join again has its rebalance timeout for it, and for giving up what it should; so has one that has joined for
+    /// its sync.
+    fn expect_more(&mut self, now: Now, id: &GroupId, member: &MemberId, told: &Member) {
         let timer = Timer::Rebalance(member.clone());
-        if told.is_some() != self.timers.is_set(id, timer.clone()) {
-            self.timers.set(id, timer, told.map(|known| now.elapsed + known.rebalance_timeout));
+        if !self.timers.is_set(id, timer.clone()) {
+            self.timers.set(id, timer, Some(now.elapsed + told.rebalance_timeout));
         }
     }
 }

@@ -236,6 +236,28 @@ fn classic_members_have_their_own_sessions_and_their_rebalance_timeout_for_joini
 }
 
 #[test]
+fn a_classic_member_that_joins_and_does_not_sync_is_out_after_its_rebalance_timeout() {
+    for syncs in [false, true] {
+        let mut world = World::new();
+        world.other(0, &[]).unwrap();
+        let join = world.join(consumer("a", &[]));
+        assert_eq!(world.joined(join).generation.get(), 2);
+        if syncs {
+            let sync = world.sync(syncing(&member("a"), 2, &[]));
+            assert!(world.told(sync).is_empty());
+        }
+        for second in 0..30 {
+            // The other lives, and gives up nothing.
+            assert_eq!(world.other(1, &[0, 1, 2, 3]).unwrap().0, 1);
+            assert_eq!(world.beat(&member("a"), 2), Ok(()), "{second}");
+            world.seconds(1);
+        }
+        let expected = if syncs { Ok(()) } else { Err(ErrorCode::UnknownMemberId) };
+        assert_eq!(world.beat(&member("a"), 2), expected);
+    }
+}
+
+#[test]
 fn classic_members_of_a_group_of_kip_848_are_given_ids_leave_and_are_not_taken_for_others() {
     let mut world = World::new();
     assert_eq!(world.other(0, &[]).unwrap().1.len(), 4);
