@@ -192,7 +192,10 @@ def check_publisher(stubs):
     answers = list(stubs[2].PublishStream((request(sequence) for sequence in (5, 6, 7)), timeout=30))
     assert not any(answer.HasField("error") for answer in answers), answers
     committed = records_pb2.ReadRequest(topic="numbered", isolation_level=data_pb2.ISOLATION_LEVEL_READ_COMMITTED)
-    read = [record for answer in stubs[0].Read(committed, timeout=20) for record in answer.records]
+    read, deadline = [], time.monotonic() + 20
+    # What is committed is seen a moment after the answer.
+    while len(read) < 21 and time.monotonic() < deadline:
+        read = [record for answer in stubs[0].Read(committed, timeout=20) for record in answer.records]
     assert [int(record.value) for record in read] == [sequence for sequence in range(1, 8) for _ in range(3)], read
 
 

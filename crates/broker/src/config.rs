@@ -52,7 +52,15 @@ pub struct BrokerConfig {
     pub group_heartbeat_interval_ms: u64,
     /// How long the first member of a group of the classic protocol waits for others, prolonged as they come; 0: not at all.
     pub group_initial_rebalance_delay_ms: u64,
+    /// Members of one group.
+    pub group_members_max: usize,
+    /// How long the offsets of a group without members are kept.
+    pub offsets_retention_ms: u64,
     pub transaction_topic_partitions: u32,
+    /// The longest timeout that a transactional producer can ask for.
+    pub transaction_timeout_max_ms: u32,
+    /// How long an idle transactional id is remembered.
+    pub transactional_id_expiration_ms: u64,
     pub limits: Limits,
 }
 
@@ -108,7 +116,11 @@ impl Default for BrokerConfig {
             group_session_timeout_ms: 10_000,
             group_heartbeat_interval_ms: 1_000,
             group_initial_rebalance_delay_ms: 3_000,
+            group_members_max: 10_000,
+            offsets_retention_ms: 7 * 24 * 3600 * 1000,
             transaction_topic_partitions: 16,
+            transaction_timeout_max_ms: 15 * 60 * 1000,
+            transactional_id_expiration_ms: 7 * 24 * 3600 * 1000,
             limits: Limits::default(),
         }
     }

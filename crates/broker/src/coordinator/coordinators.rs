@@ -44,7 +44,11 @@ impl Coordinators {
     pub(crate) fn start(tasks: &TaskTracker, core: &Arc<Core>, link: &ClusterLink) -> Arc<Self> {
         let decompressed_bytes_max = core.config.limits.decompressed_bytes_max;
         let config = RuntimeConfig { topic: TRANSACTIONS_TOPIC, decompressed_bytes_max };
-        let make = || TransactionShard::new(TransactionConfig::default());
+        let of_transactions = TransactionConfig {
+            timeout_ms_max: core.config.transaction_timeout_max_ms,
+            id_expiration: Duration::from_millis(core.config.transactional_id_expiration_ms),
+        };
+        let make = move || TransactionShard::new(of_transactions.clone());
         let (clock, partitions) = (core.clock.clone(), Arc::clone(&core.partitions));
         let (transactions, actions) = CoordinatorRuntime::start(config, tasks, &core.stopping, clock, partitions, make);
         let config = RuntimeConfig { topic: GROUPS_TOPIC, decompressed_bytes_max };
@@ -52,6 +56,8 @@ impl Coordinators {
             session_timeout: Duration::from_millis(core.config.group_session_timeout_ms),
             heartbeat_interval: Duration::from_millis(core.config.group_heartbeat_interval_ms),
             classic_initial_delay: Duration::from_millis(core.config.group_initial_rebalance_delay_ms),
+            members_max: core.config.group_members_max,
+            offsets_retention: Duration::from_millis(core.config.offsets_retention_ms),
             ..GroupConfig::default()
         };
         let make = move || GroupShard::new(of_groups.clone());

@@ -13,9 +13,14 @@ use super::whole::{Node, start_with};
 use crate::BrokerConfig;
 use crate::cluster::tests::fake::Fake;
 
-async fn start(fake: &Fake, id: u32) -> Node {
-    let config =
-        BrokerConfig { id: BrokerId::new(id), group_initial_rebalance_delay_ms: 50, ..BrokerConfig::default() };
+/// One of so many brokers, if there are fewer than three.
+async fn start(fake: &Fake, id: u32, brokers: u32) -> Node {
+    let config = BrokerConfig {
+        id: BrokerId::new(id),
+        group_initial_rebalance_delay_ms: 50,
+        internal_topics_replication_factor: brokers.min(3),
+        ..BrokerConfig::default()
+    };
     start_with(fake, config, SimDisk::new(id.into())).await
 }
 
@@ -106,7 +111,7 @@ async fn two_members_join_and_sync_and_go_on_when_the_coordinator_has_moved() {
     let fake = Fake::start(1).await;
     let mut nodes = Vec::new();
     for id in 1..=3 {
-        nodes.push(start(&fake, id).await);
+        nodes.push(start(&fake, id, 3).await);
     }
     let data = fake.create_topic("data", &[1], &[]);
     let id = find(&nodes[0]).await;
@@ -165,7 +170,7 @@ async fn two_members_join_and_sync_and_go_on_when_the_coordinator_has_moved() {
 #[tokio::test]
 async fn a_consumer_goes_on_while_its_group_becomes_one_of_kip_848_and_classic_again() {
     let fake = Fake::start(1).await;
-    let node = start(&fake, 1).await;
+    let node = start(&fake, 1, 1).await;
     let data = fake.create_topic("data", &[1], &[]);
     find(&node).await;
     eventually(|| node.handle.partitions().image().partition(data).is_some()).await;

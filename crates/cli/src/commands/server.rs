@@ -199,7 +199,11 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         group_session_timeout_ms: it.group_session_timeout_ms,
         group_heartbeat_interval_ms: it.group_heartbeat_interval_ms,
         group_initial_rebalance_delay_ms: it.group_initial_rebalance_delay_ms,
+        group_members_max: it.group_members_max,
+        offsets_retention_ms: it.offsets_retention_ms,
         transaction_topic_partitions: it.transaction_topic_partitions,
+        transaction_timeout_max_ms: it.transaction_timeout_max_ms,
+        transactional_id_expiration_ms: it.transactional_id_expiration_ms,
         limits: Limits {
             connections_max: limits.connections_max,
             streams_per_connection_max: limits.streams_per_connection_max,

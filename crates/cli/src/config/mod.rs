@@ -75,7 +75,11 @@ pub struct BrokerSection {
     pub group_session_timeout_ms: u64,
     pub group_heartbeat_interval_ms: u64,
     pub group_initial_rebalance_delay_ms: u64,
+    pub group_members_max: usize,
+    pub offsets_retention_ms: u64,
     pub transaction_topic_partitions: u32,
+    pub transaction_timeout_max_ms: u32,
+    pub transactional_id_expiration_ms: u64,
 }
 
 /// What clients can make a broker hold.
@@ -153,7 +157,11 @@ impl Default for BrokerSection {
             group_session_timeout_ms: 10_000,
             group_heartbeat_interval_ms: 1_000,
             group_initial_rebalance_delay_ms: 3_000,
+            group_members_max: 10_000,
+            offsets_retention_ms: 604_800_000,
             transaction_topic_partitions: 16,
+            transaction_timeout_max_ms: 900_000,
+            transactional_id_expiration_ms: 604_800_000,
         }
     }
 }

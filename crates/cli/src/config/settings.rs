@@ -170,8 +170,16 @@ settings! {
         group_initial_rebalance_delay_ms: "MS",
             "How long the first member of a group of the classic protocol waits for others, prolonged as they come; 0: not \
              at all.";
+        group_members_max: "COUNT",
+            "Most members of one consumer group.";
+        offsets_retention_ms: "MS",
+            "How long the offsets of a group without members are kept, and what publishers with an id have published is known.";
         transaction_topic_partitions: "COUNT",
             "Partitions of __transaction_state, which transactional ids are spread over. Used when the topic is made.";
+        transaction_timeout_max_ms: "MS",
+            "The longest timeout that a transactional producer can ask for; an open transaction holds up readers of committed records.";
+        transactional_id_expiration_ms: "MS",
+            "How long a transactional id that is not used is remembered.";
     }
     [limits] {
         connections_max: "COUNT",

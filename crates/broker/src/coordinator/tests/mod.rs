@@ -254,12 +254,15 @@ async fn a_record_that_can_t_be_read_makes_the_shard_refuse() {
     world.lead(2).await;
     world.lead(1).await;
     world.commit();
-    let mut answer = soon(world.get("a")).await.unwrap();
-    while !matches!(answer, Err(CallError::Unavailable { .. })) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        answer = soon(world.get("a")).await.unwrap();
-    }
-    let Err(CallError::Unavailable { why }) = answer else { unreachable!() };
+    let why = soon(async {
+        loop {
+            match world.get("a").await.unwrap() {
+                Err(CallError::Unavailable { why }) => return why,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    })
+    .await;
     assert!(why.contains("offset 0"), "{why}");
     world.end().await;
 }
@@ -296,11 +299,16 @@ async fn timers_fire_and_topics_are_told() {
         "internal topics are not told"
     );
     world.broker.topic(1, &[1], &[]).await;
-    let mut topics = soon(world.ask(Request::Topics)).await.unwrap().unwrap().unwrap();
-    while topics.is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        topics = soon(world.ask(Request::Topics)).await.unwrap().unwrap().unwrap();
-    }
+    let topics = soon(async {
+        loop {
+            let topics = world.ask(Request::Topics).await.unwrap().unwrap().unwrap();
+            if !topics.is_empty() {
+                return topics;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
     assert!(topics.starts_with("topic-"), "{topics}");
     world.end().await;
 }
