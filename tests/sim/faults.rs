@@ -7,7 +7,7 @@ use highwater_seams::{Entropy, SeededEntropy};
 use highwater_storage::sim::{Crash, SimLatency};
 
 use crate::cluster::Hardware;
-use crate::members;
+use crate::{members, pipelines};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -170,7 +170,8 @@ impl Draw<'_> {
     }
 
     fn member_fault(&self, at: Duration, until: Duration) -> Episode {
-        let (host, broker) = (self.one_of(members::hosts().iter()), self.broker());
+        let hosts = [members::hosts(), pipelines::hosts()].concat();
+        let (host, broker) = (self.one_of(hosts.iter()), self.broker());
         match self.random.below(4) {
             0 | 1 => {
                 vec![(at, Fault::Crash { host: host.clone(), power_loss: false }), (until, Fault::Restart { host })]

@@ -5,6 +5,7 @@
 mod cluster;
 mod faults;
 mod members;
+mod pipelines;
 mod run;
 mod table;
 mod workload;

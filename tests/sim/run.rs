@@ -11,7 +11,8 @@ use highwater_testkit::transactors::{Done, Transactor};
 
 use crate::faults::{Fault, Schedule};
 use crate::members::Members;
-use crate::{cluster, faults, table, workload};
+use crate::pipelines::Pipelines;
+use crate::{cluster, faults, pipelines, table, workload};
 
 /// When the writers stop; faults are over before.
 const LOAD: Duration = Duration::from_secs(30);
@@ -44,6 +45,7 @@ pub fn run(seed: u64, only: Option<&BTreeSet<usize>>) -> Outcome {
     let hardware = cluster::build(&mut sim, seed);
     let history = History::timed_by(|| turmoil::sim_elapsed().unwrap_or_default());
     let members = Members::join(&mut sim, seed, &history);
+    let pipelines = Pipelines::start(&mut sim, seed);
     let stop_writing = Rc::new(Cell::new(false));
     let ready = Rc::new(Cell::new(false));
     let ledger: Rc<Cell<String>> = Rc::default();
@@ -56,6 +58,7 @@ pub fn run(seed: u64, only: Option<&BTreeSet<usize>>) -> Outcome {
             workload::create_topic(&client, workload::TOPIC, RECOVERY).await?;
             workload::create_topic(&client, workload::LEDGER, RECOVERY).await?;
             table::make(&client, RECOVERY).await?;
+            pipelines::make(&client, RECOVERY).await?;
             ready.set(true);
             let table = table::write(client.clone(), Rc::clone(&stop_writing));
             let table = tokio::task::spawn_local(async move { table.await.map_err(|e| e.to_string()) });
@@ -83,6 +86,7 @@ pub fn run(seed: u64, only: Option<&BTreeSet<usize>>) -> Outcome {
             stop_reading.set(true);
             follower.await??;
             members.have_read_all(RECOVERY).await?;
+            pipelines.have_done_all(&client, &history, RECOVERY).await?;
             Ok(())
         }
     });

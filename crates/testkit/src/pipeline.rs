@@ -40,8 +40,11 @@ impl Pipeline {
             .build()
             .expect("a runtime for a pipeline");
         let (stop, stopping) = watch::channel(false);
-        let work = run(bootstrap.to_owned(), number, group.to_owned(), [from.to_owned(), to.to_owned()], stopping);
-        let task = runtime.spawn(work);
+        let (bootstrap, group, from, to) = (bootstrap.to_owned(), group.to_owned(), from.to_owned(), to.to_owned());
+        let task = runtime.spawn(async move {
+            let client = Client::connect(&bootstrap).await.expect("the cluster is there");
+            work(&client, number, &group, [&from, &to], stopping).await;
+        });
         Self { number, history: history.clone(), stop, task, runtime }
     }
 
@@ -64,19 +67,22 @@ impl Pipeline {
     }
 }
 
-async fn run(
-    bootstrap: String,
+/// Copies what comes in the one topic to the other until it is told to stop; see [`Pipeline::start`].
+///
+/// # Panics
+/// If it can't go on.
+pub async fn work(
+    client: &Client,
     number: u32,
-    group: String,
-    [from, to]: [String; 2],
+    group: &str,
+    [from, to]: [&str; 2],
     mut stopping: watch::Receiver<bool>,
 ) {
-    let client = Client::connect(&bootstrap).await.expect("the cluster is there");
     let mut config = GroupConfig { auto_commit: false, ..GroupConfig::new(group) };
     config.consumer.isolation = IsolationLevel::ReadCommitted;
     config.consumer.poll_records_max = 200;
     let mut consumer = client.group_consumer(config).expect("the settings of a test's consumer");
-    consumer.subscribe(from.as_str());
+    consumer.subscribe(from);
     let mut producer = None;
     loop {
         let polled = tokio::select! {
@@ -96,14 +102,14 @@ async fn run(
         for record in &records {
             begins.entry((record.topic.clone(), record.partition)).or_insert(record.offset);
         }
-        let done = transact(&client, &mut producer, number, &consumer.group_metadata(), &records, &to).await;
+        let done = transact(client, &mut producer, number, &consumer.group_metadata(), &records, to).await;
         if let Err(error) = done {
             tracing::debug!(number, %error, "again");
             if error.is_fatal() || matches!(error, TransactionError::Unavailable { .. }) {
                 // Its successor ends what it left open. Whether a commit was decided, the group's offsets will tell.
                 producer = None;
             }
-            rewind(&mut consumer, begins, &from).await;
+            rewind(&mut consumer, begins, from).await;
         }
     }
     // Its partitions go to others with or without an answer.
