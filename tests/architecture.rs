@@ -8,15 +8,19 @@ use serde_json::Value;
 /// Every crate of the workspace and the workspace crates that it may use, outside tests.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("metrics", &[]),
     ("record", &["types"]),
     ("replication", &["types", "record"]),
     ("metadata", &["types", "record"]),
     ("coordination", &["types", "record"]),
     ("seams", &[]),
-    ("storage", &["types", "record"]),
+    ("storage", &["types", "metrics", "record"]),
     ("protocol", &["types", "record"]),
-    ("controller", &["types", "metadata", "protocol", "seams", "storage"]),
-    ("broker", &["types", "record", "replication", "metadata", "coordination", "storage", "protocol", "seams"]),
+    ("controller", &["types", "metrics", "metadata", "protocol", "seams", "storage"]),
+    (
+        "broker",
+        &["types", "metrics", "record", "replication", "metadata", "coordination", "storage", "protocol", "seams"],
+    ),
     ("client", &["types", "record", "protocol", "seams"]),
     ("gateway", &["types", "protocol", "seams", "client"]),
     ("testkit", &["types", "record", "storage", "protocol", "seams", "client"]),
@@ -24,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "types",
+            "metrics",
             "record",
             "metadata",
             "storage",
@@ -42,7 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
-const PURE: &[&str] = &["types", "record", "replication", "metadata", "coordination"];
+const PURE: &[&str] = &["types", "metrics", "record", "replication", "metadata", "coordination"];
 
 /// What no pure crate may name in its dependencies: runtimes, networks, disks, clocks, randomness.
 const IMPURE: &[&str] = &[

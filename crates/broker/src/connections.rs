@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
+use crate::metrics::BrokerMetrics;
+
 /// The client's part of the HTTP/2 handshake: the preface and the head of its settings.
 const HANDSHAKE_BYTES: usize = 24 + 9;
 
@@ -24,14 +26,16 @@ pub(crate) fn guarded(
     listener: Box<dyn Listener>,
     connections_max: usize,
     handshake: Duration,
+    metrics: Arc<BrokerMetrics>,
 ) -> impl Stream<Item = io::Result<GuardedIo>> + Send {
     let room = Arc::new(Semaphore::new(connections_max));
     incoming(listener).filter_map(move |accepted| {
         let guarded = match accepted {
             Err(error) => Some(Err(error)),
             Ok(io) => match Arc::clone(&room).try_acquire_owned() {
-                Ok(permit) => Some(Ok(GuardedIo::new(io, handshake, permit))),
+                Ok(permit) => Some(Ok(GuardedIo::new(io, handshake, permit, Arc::clone(&metrics)))),
                 Err(_) => {
+                    metrics.connections_refused.inc();
                     tracing::warn!(connections_max, "a connection is closed: there are too many");
                     None
                 }
@@ -47,12 +51,20 @@ pub(crate) struct GuardedIo {
     /// Until enough has been read.
     handshake: Option<(Pin<Box<Sleep>>, usize)>,
     _room: OwnedSemaphorePermit,
+    metrics: Arc<BrokerMetrics>,
+}
+
+impl Drop for GuardedIo {
+    fn drop(&mut self) {
+        self.metrics.connections_closed.inc();
+    }
 }
 
 impl GuardedIo {
-    fn new(io: BoxedIo, handshake: Duration, room: OwnedSemaphorePermit) -> Self {
+    fn new(io: BoxedIo, handshake: Duration, room: OwnedSemaphorePermit, metrics: Arc<BrokerMetrics>) -> Self {
+        metrics.connections_accepted.inc();
         let timer = Box::pin(tokio::time::sleep(handshake));
-        Self { io, handshake: Some((timer, HANDSHAKE_BYTES)), _room: room }
+        Self { io, handshake: Some((timer, HANDSHAKE_BYTES)), _room: room, metrics }
     }
 }
 

@@ -80,6 +80,11 @@ impl Budget {
         u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.max)
     }
 
+    /// Bytes taken now.
+    pub fn used(&self) -> usize {
+        (self.max as usize).saturating_sub(self.permits.available_permits()) * PERMIT_BYTES
+    }
+
     pub fn try_acquire(&self, bytes: usize) -> Option<tokio::sync::OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_many_owned(self.cost(bytes)).ok()
     }

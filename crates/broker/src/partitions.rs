@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use highwater_metadata::{Changes, ClusterImage, PartitionLogEnd, PartitionState};
+use highwater_metrics::Histogram;
 use highwater_replication::{AliveBrokers, PartitionView};
 use highwater_storage::{
     CacheBudget, DataDir, DataDirError, Disk, Flusher, LogConfig, OpenedDataDir, RecoveryReport, run_on,
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::BrokerConfig;
 use crate::error::StartError;
+use crate::metrics::BrokerMetrics;
 use crate::partition::{Assignment, Partition, PartitionEnv, PartitionError};
 
 /// How often a broker that stops looks whether producers still wait.
@@ -165,6 +167,19 @@ impl Partitions {
     /// Tells of every image that the partitions have taken.
     pub fn images(&self) -> watch::Receiver<Arc<ClusterImage>> {
         self.image.subscribe()
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<BrokerMetrics> {
+        &self.env.metrics
+    }
+
+    /// How long syncs took, by data dir; without those that were shut down.
+    pub(crate) fn sync_took(&self) -> Vec<(Arc<DataDir>, Arc<Histogram>)> {
+        let of = |dir: &Dir| {
+            let flusher = ignore_poison(dir.flusher.lock());
+            flusher.as_ref().map(|flusher| (Arc::clone(&dir.data_dir), Arc::clone(flusher.sync_took())))
+        };
+        self.dirs.iter().filter_map(of).collect()
     }
 
     pub fn me(&self) -> BrokerId {

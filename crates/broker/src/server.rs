@@ -27,12 +27,13 @@ use tonic_health::server::HealthReporter;
 
 use crate::clock::Clock;
 use crate::cluster::{ClusterLink, LinkConfig};
-use crate::config::{BrokerConfig, Limits};
+use crate::config::BrokerConfig;
 use crate::connections::guarded;
 use crate::coordinator::Coordinators;
 use crate::core::Core;
 use crate::error::{Fatal, StartError};
 use crate::extra::{ExtraServices, Surroundings};
+use crate::metrics::BrokerScrape;
 use crate::partition::{FollowChange, IsrProposal, PartitionEnv};
 use crate::partitions::{LastRun, Partitions};
 use crate::replication::{self, ReplicationService};
@@ -74,6 +75,7 @@ pub struct BrokerHandle {
     ending: CancellationToken,
     health: HealthReporter,
     services: Vec<&'static str>,
+    scrape: BrokerScrape,
 }
 
 impl Broker {
@@ -125,11 +127,12 @@ impl Broker {
         let admin =
             AdminServer::new(AdminService::new(link.clone(), local)).max_decoding_message_size(MESSAGE_SIZE_MAX);
         let coordinators = Coordinators::start(&tasks, &core, &link);
+        let scrape = BrokerScrape::new(Arc::clone(&core), link.clone(), Arc::clone(&coordinators));
         if let Some(actions) = coordinators.take_transaction_actions() {
             let leaders = Arc::new(ClusterLeaders::new(Arc::clone(&core), link.peers().clone()));
             let (runtime, entropy) = (Arc::clone(&coordinators.transactions), Arc::clone(&seams.entropy));
-            let stopping = core.stopping.clone();
-            tasks.spawn(complete::run(actions, runtime, leaders, entropy, tasks.clone(), stopping));
+            let (stopping, metrics) = (core.stopping.clone(), Arc::clone(core.partitions.metrics()));
+            tasks.spawn(complete::run(actions, runtime, leaders, entropy, metrics, tasks.clone(), stopping));
         }
         let markers = MarkersService::new(Arc::clone(&coordinators));
         let coordinator = CoordinatorServer::new(CoordinatorService::new(
@@ -149,10 +152,10 @@ impl Broker {
         let ending = CancellationToken::new();
         let routes = extra.mount(routes, Surroundings { port, ending: ending.clone() });
         let stop_accepting = CancellationToken::new();
-        let server = serve(listener, routes, &core.config.limits, stop_accepting.clone());
+        let server = serve(listener, routes, &core, stop_accepting.clone());
         tasks.spawn(tell_when_ready(link.clone(), health.clone(), services.clone(), core.stopping.clone()));
         tracing::info!(broker = %core.config.id, port, "listening");
-        Ok(BrokerHandle { core, link, port, tasks, server, stop_accepting, ending, health, services })
+        Ok(BrokerHandle { core, link, port, tasks, server, stop_accepting, ending, health, services, scrape })
     }
 }
 
@@ -188,6 +191,11 @@ impl BrokerHandle {
     /// The link to the controllers.
     pub fn link(&self) -> &ClusterLink {
         &self.link
+    }
+
+    /// What it measures. While it is held, so are the data dirs.
+    pub fn scrape(&self) -> BrokerScrape {
+        self.scrape.clone()
     }
 
     /// Ends it in order; see the module. Waits for leadership to move no longer than the configuration says.
@@ -245,6 +253,7 @@ pub(crate) async fn open(config: BrokerConfig, seams: &Seams, disk: &Arc<dyn Dis
         following,
         unusable: Notify::new(),
         verifier: std::sync::OnceLock::new(),
+        metrics: Arc::default(),
     };
     let (partitions, last_run) = Partitions::open(&config, disk, Arc::new(env)).await?;
     Ok((Core::new(config, clock, Arc::new(partitions)), last_run, proposals_to_carry, to_follow))
@@ -273,10 +282,12 @@ fn link_config(config: &BrokerConfig, endpoint: Endpoint, last_run: LastRun) -> 
 pub(crate) fn serve(
     listener: Box<dyn Listener>,
     routes: Routes,
-    limits: &Limits,
+    core: &Core,
     stop: CancellationToken,
 ) -> JoinHandle<()> {
-    let connections = guarded(listener, limits.connections_max, Duration::from_millis(limits.handshake_ms));
+    let limits = &core.config.limits;
+    let handshake = Duration::from_millis(limits.handshake_ms);
+    let connections = guarded(listener, limits.connections_max, handshake, Arc::clone(core.partitions.metrics()));
     let keepalive = Duration::from_millis(limits.keepalive_ms);
     let mut server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

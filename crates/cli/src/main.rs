@@ -4,7 +4,9 @@ mod args;
 mod commands;
 mod config;
 mod failure;
+mod metrics_endpoint;
 mod output;
+mod process_stats;
 
 use std::process::ExitCode;
 

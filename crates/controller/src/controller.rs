@@ -26,6 +26,7 @@ use crate::raft::election::{Elections, LeaderContact, hand_over};
 use crate::raft::network::{Network, Peers};
 use crate::raft::service::RaftCalls;
 use crate::raft::{self, Applied, ControllerNode, Raft, SeededRuntime};
+use crate::scrape::ControllerScrape;
 use crate::services::ControllerCalls;
 use crate::store::{MetaKey, MetaOp, MetaStore, SledStore};
 
@@ -358,6 +359,11 @@ impl ControllerHandle {
             snapshot_index: metrics.snapshot.map(|id| id.index),
             purged_index: metrics.purged.map(|id| id.index),
         }
+    }
+
+    /// What it measures.
+    pub fn scrape(&self) -> ControllerScrape {
+        ControllerScrape { raft: self.raft.metrics(), role: self.role.clone(), applied: self.applied.clone() }
     }
 
     /// Finishes what was taken on, hands the active role over, and stops.

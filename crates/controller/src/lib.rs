@@ -12,10 +12,12 @@ mod controller;
 mod error;
 mod membership;
 mod raft;
+mod scrape;
 mod services;
 mod store;
 
 pub use config::ControllerConfig;
 pub use controller::{Controller, ControllerHandle, RaftPosition};
 pub use error::StartError;
+pub use scrape::ControllerScrape;
 pub use store::{MemStore, MetaKey, MetaOp, MetaStore, SledStore, StoreError, Stored};

@@ -88,6 +88,11 @@ impl Exposition {
         self.families.iter().map(|(name, kind)| (name.as_str(), kind.as_str()))
     }
 
+    /// Names of samples: of a histogram those of its parts.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.samples.keys().map(|(name, _)| name.as_str())
+    }
+
     /// The sample with exactly these labels.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let labels: Labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -108,8 +108,8 @@ families! {
         "Partitions of an internal topic whose coordinator is here and loaded.";
     GROUPS: Gauge "highwater_groups" ["state"] "Consumer groups coordinated here.";
     GROUP_MEMBERS: Gauge "highwater_group_members" [] "Members of the consumer groups coordinated here.";
-    GROUP_REBALANCES: Counter "highwater_group_rebalances_total" []
-        "Changes of membership or subscriptions, in groups coordinated here, that led to a new assignment.";
+    GROUP_EPOCHS: Gauge "highwater_group_epochs" []
+        "Epochs or generations of the groups coordinated here, added up: each rebalance adds 1.";
     TRANSACTIONS: Gauge "highwater_transactions" ["state"] "Transactional ids coordinated here.";
     TRANSACTIONS_ENDED: Counter "highwater_transactions_ended_total" ["result"]
         "Transactions that the coordinators here brought to their end, markers and all.";

@@ -193,6 +193,7 @@ impl DataDir {
         let available = self.disk.available_bytes(&self.path)?;
         let headroom = i64::try_from(available).unwrap_or(i64::MAX) - i64::try_from(self.reserve_bytes).unwrap_or(0);
         self.status.set_headroom(headroom.min(i64::MAX - 1));
+        self.status.set_free(available);
         Ok(())
     }
 

@@ -13,8 +13,10 @@ use std::sync::{Arc, Weak};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use highwater_metrics::Histogram;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::log::SyncJob;
 
@@ -57,6 +59,7 @@ impl FlushHandle {
 /// The handle of one data dir's flusher task.
 pub struct Flusher {
     requests: mpsc::UnboundedSender<Request>,
+    sync_took: Arc<Histogram>,
     task: JoinHandle<()>,
 }
 
@@ -64,8 +67,14 @@ impl Flusher {
     /// Starts the task on the present tokio runtime, which syncs up to `parallel_max` logs at a time.
     pub fn spawn(parallel_max: usize) -> Self {
         let (requests, incoming) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run(incoming, parallel_max.max(1)));
-        Self { requests, task }
+        let sync_took = Arc::new(Histogram::default());
+        let task = tokio::spawn(run(incoming, parallel_max.max(1), Arc::clone(&sync_took)));
+        Self { requests, sync_took, task }
+    }
+
+    /// How long each sync of a log took.
+    pub fn sync_took(&self) -> &Arc<Histogram> {
+        &self.sync_took
     }
 
     /// A line for one log. It does not keep `target` alive.
@@ -99,12 +108,14 @@ type Key = usize;
 
 type Finished = (Key, Arc<dyn Flushable>, SyncJob, io::Result<()>);
 
-async fn sync_one(key: Key, target: Arc<dyn Flushable>, job: SyncJob) -> Finished {
+async fn sync_one(key: Key, target: Arc<dyn Flushable>, job: SyncJob, took: Arc<Histogram>) -> Finished {
+    let began = Instant::now();
     let result = job.run().await;
+    took.record(began.elapsed());
     (key, target, job, result)
 }
 
-async fn run(mut requests: mpsc::UnboundedReceiver<Request>, parallel_max: usize) {
+async fn run(mut requests: mpsc::UnboundedReceiver<Request>, parallel_max: usize, took: Arc<Histogram>) {
     let mut running: FuturesUnordered<BoxFuture<'static, Finished>> = FuturesUnordered::new();
     // Logs that sync now, and whether they are to sync again.
     let mut syncing: BTreeMap<Key, bool> = BTreeMap::new();
@@ -139,14 +150,14 @@ async fn run(mut requests: mpsc::UnboundedReceiver<Request>, parallel_max: usize
                 *again = true;
             } else if let Some(job) = target.begin_sync() {
                 syncing.insert(key, false);
-                running.push(sync_one(key, target, job).boxed());
+                running.push(sync_one(key, target, job, Arc::clone(&took)).boxed());
             }
         }
     }
     for target in waiting {
         if let (false, Some(job)) = (syncing.contains_key(&key_of(&target)), target.begin_sync()) {
             syncing.insert(key_of(&target), false);
-            running.push(sync_one(key_of(&target), target, job).boxed());
+            running.push(sync_one(key_of(&target), target, job, Arc::clone(&took)).boxed());
         }
     }
     while let Some((_, target, job, result)) = running.next().await {

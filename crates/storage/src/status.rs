@@ -2,7 +2,7 @@
 //! still be written before the reserve is touched (T46).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -12,11 +12,13 @@ pub struct DirStatus {
     /// Bytes that may be written before the reserve is touched; `i64::MAX`: no bound. Appends count it down between two
     /// looks at the file system, so that a burst can't eat the reserve.
     headroom: AtomicI64,
+    /// At the last look.
+    free: AtomicU64,
 }
 
 impl Default for DirStatus {
     fn default() -> Self {
-        Self { offline: watch::Sender::new(None), headroom: AtomicI64::new(i64::MAX) }
+        Self { offline: watch::Sender::new(None), headroom: AtomicI64::new(i64::MAX), free: AtomicU64::new(0) }
     }
 }
 
@@ -46,6 +48,15 @@ impl DirStatus {
     /// Whether new writes are to be refused for lack of space.
     pub fn is_full(&self) -> bool {
         self.headroom.load(Ordering::Relaxed) <= 0
+    }
+
+    /// Bytes that were free on the disk when it was last looked at.
+    pub fn free_bytes(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_free(&self, bytes: u64) {
+        self.free.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn set_headroom(&self, bytes: i64) {

@@ -182,6 +182,7 @@ impl State {
                 wakes.unusable();
             }
         })?;
+        partition.counters.appended(new);
         let base_offset = match stored {
             None => appended.base_offset,
             Some(stored) if stored.end == appended.base_offset => stored.base,

@@ -137,7 +137,12 @@ impl Partition {
                 _ => return Err(state.not_leading(self.env.me, response.asked.leader_epoch)),
             };
             let effects = follower.on_response(response, log_ends(log), log.epochs());
-            state.follow_effects(&effects, batches, wakes)
+            let followed = state.follow_effects(&effects, batches, wakes)?;
+            if followed.appended {
+                let bytes = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
+                self.env.metrics.replica_bytes_in.add(bytes);
+            }
+            Ok(followed)
         })
     }
 

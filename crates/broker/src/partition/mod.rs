@@ -18,6 +18,7 @@ mod error;
 mod fetch;
 mod fetch_waiters;
 mod follow;
+mod gauges;
 mod heal;
 mod idle;
 mod marker;
@@ -51,6 +52,7 @@ pub(crate) use role::Assignment;
 pub use subscription::{DirtySet, News, Subscription};
 
 use crate::clock::Clock;
+use crate::metrics::{BrokerMetrics, TopicCounters};
 use crate::produce::AckWaiter;
 use crate::transaction::verify::{Verifications, Verifier};
 use fetch_waiters::FetchWaiters;
@@ -86,6 +88,7 @@ pub(crate) struct PartitionEnv {
     pub unusable: Notify,
     /// Set once this broker can reach the others.
     pub verifier: OnceLock<Arc<dyn Verifier>>,
+    pub metrics: Arc<BrokerMetrics>,
 }
 
 /// See the module.
@@ -98,6 +101,7 @@ pub struct Partition {
     /// Its topic is compacted.
     keys_required: AtomicBool,
     internal: AtomicBool,
+    counters: Arc<TopicCounters>,
     state: Mutex<State>,
 }
 
@@ -122,6 +126,8 @@ struct State {
     /// As follower: the log's start was moved, and the leader is to hear of it once that is on disk.
     start_to_acknowledge: bool,
     subscriptions: Vec<Arc<Subscription>>,
+    /// As leader: the high watermark up to which advances are counted.
+    counted_to: Offset,
 }
 
 enum Storage {
@@ -163,6 +169,7 @@ impl Partition {
 
     fn with_storage(tp: TopicPartition, env: Arc<PartitionEnv>, dir: Arc<DataDir>, storage: Storage) -> Self {
         let config = Arc::new(TopicConfig::default());
+        let counters = env.metrics.topics.of(tp.topic);
         Self {
             tp,
             env,
@@ -171,6 +178,7 @@ impl Partition {
             batch_bytes_max: AtomicU32::new(config.max_message_bytes),
             keys_required: AtomicBool::new(false),
             internal: AtomicBool::new(false),
+            counters,
             state: Mutex::new(State {
                 storage,
                 role: Role::None,
@@ -185,12 +193,16 @@ impl Partition {
                 deleting: Vec::new(),
                 start_to_acknowledge: false,
                 subscriptions: Vec::new(),
+                counted_to: Offset::ZERO,
             }),
         }
     }
 
     pub fn tp(&self) -> TopicPartition {
         self.tp
+    }
+    pub(crate) fn counters(&self) -> &TopicCounters {
+        &self.counters
     }
     pub(crate) fn dir(&self) -> &Arc<DataDir> {
         &self.dir
@@ -343,6 +355,9 @@ impl State {
             let _ = partition.env.proposals.send(proposal);
         }
         if let Some(high_watermark) = high_watermark {
+            let advanced = high_watermark.get() - self.counted_to.get();
+            partition.counters.committed.add(u64::try_from(advanced).unwrap_or(0));
+            self.counted_to = high_watermark;
             if let Storage::Open(log) = &mut self.storage {
                 log.note_high_watermark(high_watermark);
             }

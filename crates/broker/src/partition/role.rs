@@ -79,6 +79,9 @@ impl State {
             config.durability,
             partition.env.replica_lag_time_max,
         );
+        if let (Some(before), true) = (&self.view, view.leader == Some(partition.env.me)) {
+            partition.env.metrics.isr_changed(&before.isr, &view.isr);
+        }
         self.view = Some(view.clone());
         match (view.leader, &mut self.role) {
             (Some(id), Role::Leader(leader))
@@ -129,6 +132,8 @@ impl State {
         let (leader, effects) = Leader::new(env.me, view, config, ends, high_watermark, alive, env.clock.now());
         tracing::debug!(partition = %partition.tp, epoch = %view.leader_epoch, end = %ends.end, "leading");
         self.role = Role::Leader(Box::new(leader));
+        self.counted_to = high_watermark;
+        env.metrics.leaderships.inc();
         self.carry_out(partition, effects, wakes);
     }
 

@@ -299,6 +299,7 @@ impl Session {
             answer.add(&result, &[]);
         }
         self.add_moved(&mut answer);
+        self.core.partitions.metrics().replica_bytes_out.add(answer.record_bytes as u64);
         (answer.results > 0).then_some(answer.message)
     }
 

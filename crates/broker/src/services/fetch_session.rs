@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, Stream};
-use highwater_protocol::{Inbound, PartitionKey, topic_id_bytes, v1};
+use highwater_protocol::{Inbound, PartitionKey, code_of, topic_id_bytes, v1};
 use highwater_types::{IsolationLevel, LeaderEpoch, Offset};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use super::error::{invalid, to_wire};
 use super::gather::Gathered;
 use crate::core::Core;
 use crate::fetch::{Attempt, FetchRequest, FetchedPartition};
+use crate::metrics::Api;
 use crate::partition::{FetchFrom, FetchWaiter, PartitionError};
 
 /// Field numbers of `FetchResponse.partitions` and `FetchPartitionResult.records`.
@@ -31,16 +32,23 @@ const MAX_BYTES_DEFAULT: usize = 16 << 20;
 /// Answers being read from files at a time, on one stream.
 const READS_MAX: usize = 4;
 
+/// Which request, and when it came.
+#[derive(Clone, Copy)]
+struct Asked {
+    request_id: u64,
+    at: Instant,
+}
+
 /// A request that waits.
 struct Open {
-    request_id: u64,
+    asked: Asked,
     request: FetchRequest,
     deadline: Instant,
     /// Of the last attempt; gone with it, it fires no more.
     _waiter: Arc<FetchWaiter>,
 }
 
-type Read = BoxFuture<'static, (u64, Vec<FetchedPartition>)>;
+type Read = BoxFuture<'static, (Asked, Vec<FetchedPartition>)>;
 
 struct Session {
     core: Arc<Core>,
@@ -55,7 +63,7 @@ struct Session {
 }
 
 enum Event {
-    Read(u64, Vec<FetchedPartition>),
+    Read(Asked, Vec<FetchedPartition>),
     Expired(u64),
     Ready(u64),
     Message(Result<Option<v1::FetchRequest>, Status>),
@@ -89,10 +97,10 @@ impl Session {
                 return self.broken.take().map(Err);
             }
             let answer = match self.event().await {
-                Event::Read(request_id, found) => Some(self.encode(request_id, found)),
+                Event::Read(asked, found) => Some(self.encode(asked, found)),
                 Event::Expired(token) => {
                     let open = self.open.remove(&token);
-                    open.and_then(|open| self.give(open.request_id, self.core.partitions.fetch(&open.request, None)))
+                    open.and_then(|open| self.give(open.asked, self.core.partitions.fetch(&open.request, None)))
                 }
                 Event::Ready(token) => self.look_again(token),
                 Event::Message(Ok(Some(request))) => self.take(request),
@@ -120,7 +128,7 @@ impl Session {
         let inbound = self.inbound.as_mut().filter(|_| may_read && has_room);
         tokio::select! {
             biased;
-            Some((request_id, found)) = self.reads.next(), if !self.reads.is_empty() => Event::Read(request_id, found),
+            Some((asked, found)) = self.reads.next(), if !self.reads.is_empty() => Event::Read(asked, found),
             token = self.deadlines.next() => Event::Expired(token),
             // The sender is this session's own as well: never closed.
             Some(token) = self.ready.recv(), if may_read => Event::Ready(token),
@@ -133,50 +141,53 @@ impl Session {
     }
 
     fn take(&mut self, request: v1::FetchRequest) -> Option<Gathered> {
-        let request_id = request.request_id;
+        let asked = Asked { request_id: request.request_id, at: Instant::now() };
         let token = self.next_token;
         self.next_token += 1;
         let request = match decode(token, request, &self.core) {
             Ok(request) => request,
-            Err(error) => return Some(refused(request_id, error)),
+            Err(error) => {
+                self.core.partitions.metrics().refused(Api::Fetch, code_of(&error));
+                return Some(refused(asked.request_id, error));
+            }
         };
         let attempt = self.core.partitions.fetch(&request, None);
         if attempt.is_enough || request.max_wait.is_zero() {
-            return self.give(request_id, attempt);
+            return self.give(asked, attempt);
         }
         let deadline = Instant::now() + request.max_wait;
-        self.wait(request_id, request, deadline)
+        self.wait(asked, request, deadline)
     }
 
     fn look_again(&mut self, token: u64) -> Option<Gathered> {
-        let Open { request_id, request, deadline, _waiter } = self.open.remove(&token)?;
+        let Open { asked, request, deadline, _waiter } = self.open.remove(&token)?;
         self.deadlines.remove(deadline, token);
-        self.wait(request_id, request, deadline)
+        self.wait(asked, request, deadline)
     }
 
     /// Looks once more, leaving word with each partition that has nothing.
-    fn wait(&mut self, request_id: u64, request: FetchRequest, deadline: Instant) -> Option<Gathered> {
+    fn wait(&mut self, asked: Asked, request: FetchRequest, deadline: Instant) -> Option<Gathered> {
         let waiter = FetchWaiter::new(request.token, self.ready_to.clone());
         let attempt = self.core.partitions.fetch(&request, Some(&waiter));
         if attempt.is_enough {
-            return self.give(request_id, attempt);
+            return self.give(asked, attempt);
         }
         let token = request.token;
         self.deadlines.add(deadline, token);
-        self.open.insert(token, Open { request_id, request, deadline, _waiter: waiter });
+        self.open.insert(token, Open { asked, request, deadline, _waiter: waiter });
         None
     }
 
     /// The answer, or none yet if it has to be read.
-    fn give(&mut self, request_id: u64, attempt: Attempt) -> Option<Gathered> {
+    fn give(&mut self, asked: Asked, attempt: Attempt) -> Option<Gathered> {
         if !attempt.needs_read {
-            return Some(self.encode(request_id, attempt.into_answer()));
+            return Some(self.encode(asked, attempt.into_answer()));
         }
         let core = Arc::clone(&self.core);
         let bytes: usize = attempt.found.iter().map(|(from, _)| from.max_bytes).sum();
         let read = async move {
             let _permit = core.read_budget.acquire(bytes).await;
-            (request_id, core.partitions.read(attempt).await)
+            (asked, core.partitions.read(attempt).await)
         };
         self.reads.push(read.boxed());
         None
@@ -193,7 +204,10 @@ impl Session {
         None
     }
 
-    fn encode(&self, request_id: u64, found: Vec<FetchedPartition>) -> Gathered {
+    fn encode(&self, asked: Asked, found: Vec<FetchedPartition>) -> Gathered {
+        let metrics = self.core.partitions.metrics();
+        metrics.fetch_took.record(asked.at.elapsed());
+        let request_id = asked.request_id;
         let mut message = Gathered::of(&v1::FetchResponse { request_id, partitions: Vec::new(), error: None });
         for FetchedPartition { partition, result } in found {
             let mut head = v1::FetchPartitionResult {
@@ -207,6 +221,9 @@ impl Session {
             };
             match result {
                 Ok(fetched) => {
+                    if let (false, Ok(found)) = (fetched.records.is_empty(), self.core.partitions.find(partition)) {
+                        found.counters().sent(&fetched.records);
+                    }
                     head.high_watermark = fetched.high_watermark.get();
                     head.last_stable_offset = fetched.last_stable.get();
                     let aborted = fetched.aborted.iter().map(|one| v1::AbortedTransaction {
@@ -219,6 +236,7 @@ impl Session {
                     message.field_with_payload(PARTITIONS_FIELD, &head, RECORDS_FIELD, &fetched.records);
                 }
                 Err(error) => {
+                    metrics.refused(Api::Fetch, error.code());
                     if let PartitionError::LogTruncated { diverging, .. } = &error {
                         head.diverging = Some(v1::EpochEndOffset {
                             leader_epoch: diverging.epoch.get(),

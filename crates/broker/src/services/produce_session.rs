@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use futures::future::BoxFuture;
-use highwater_protocol::{Inbound, PartitionKey, topic_id_bytes, v1};
+use highwater_protocol::{Inbound, PartitionKey, code_of, topic_id_bytes, v1};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TransactionalId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use super::deadlines::Deadlines;
 use super::error::{invalid, to_wire};
 use super::gather::Gathered;
 use crate::core::Core;
+use crate::metrics::Api;
 use crate::produce::{Acks, PendingProduce, ProduceAnswer, ProduceRequest, ProduceTo};
 
 /// For a request that does not say how long the broker may wait.
@@ -29,6 +30,7 @@ const OVERHEAD_BYTES: usize = 512;
 /// A request that was taken.
 struct Open {
     request_id: u64,
+    began: Instant,
     deadline: Instant,
     bytes: usize,
     pending: Arc<PendingProduce>,
@@ -38,6 +40,7 @@ struct Open {
 /// A request that waits for its share of the broker's bounds.
 struct Waiting {
     request: v1::ProduceRequest,
+    began: Instant,
     bytes: usize,
     permit: BoxFuture<'static, Option<OwnedSemaphorePermit>>,
 }
@@ -115,21 +118,22 @@ impl Session {
                 }
                 Event::Permit(permit) => {
                     if let Some(waiting) = self.waiting.take()
-                        && let Some(response) = self.take(waiting.request, waiting.bytes, permit)
+                        && let Some(response) = self.take(waiting.request, waiting.began, waiting.bytes, permit)
                     {
                         return Some(Ok(response));
                     }
                 }
                 Event::Message(Ok(Some(request))) => {
                     let records: usize = request.partitions.iter().map(|to| to.records.len()).sum();
-                    let bytes = records + OVERHEAD_BYTES;
+                    let (bytes, began) = (records + OVERHEAD_BYTES, Instant::now());
                     let Some(permit) = self.core.produce_budget.try_acquire(bytes) else {
+                        self.core.partitions.metrics().produce_throttled.inc();
                         let core = Arc::clone(&self.core);
                         let permit = Box::pin(async move { core.produce_budget.acquire(bytes).await });
-                        self.waiting = Some(Waiting { request, bytes, permit });
+                        self.waiting = Some(Waiting { request, began, bytes, permit });
                         continue;
                     };
-                    if let Some(response) = self.take(request, bytes, Some(permit)) {
+                    if let Some(response) = self.take(request, began, bytes, Some(permit)) {
                         return Some(Ok(response));
                     }
                 }
@@ -172,6 +176,7 @@ impl Session {
     fn take(
         &mut self,
         request: v1::ProduceRequest,
+        began: Instant,
         bytes: usize,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Option<v1::ProduceResponse> {
@@ -181,6 +186,7 @@ impl Session {
         let request = match decode(token, request, self.core.config.limits.partitions_per_request_max) {
             Ok(request) => request,
             Err(error) => {
+                self.core.partitions.metrics().refused(Api::Produce, code_of(&error));
                 return Some(v1::ProduceResponse { request_id, partitions: Vec::new(), error: Some(error) });
             }
         };
@@ -196,7 +202,7 @@ impl Session {
             self.deadlines.add(deadline, token);
         }
         self.bytes += bytes;
-        self.open.insert(token, Open { request_id, deadline, bytes, pending, wants_answer });
+        self.open.insert(token, Open { request_id, began, deadline, bytes, pending, wants_answer });
         None
     }
 
@@ -204,11 +210,12 @@ impl Session {
         let open = self.open.remove(&answer.token)?;
         self.bytes -= open.bytes;
         self.deadlines.remove(open.deadline, answer.token);
+        self.core.partitions.metrics().produce_took.record(open.began.elapsed());
         open.wants_answer.then(|| self.encode(open.request_id, answer))
     }
 
     fn encode(&self, request_id: u64, answer: ProduceAnswer) -> v1::ProduceResponse {
-        let encode = |(tp, result): (highwater_types::TopicPartition, _)| {
+        let encode = |(tp, result): (highwater_types::TopicPartition, crate::produce::ProduceResult)| {
             let named = v1::ProducePartitionResult {
                 topic_id: topic_id_bytes(tp.topic),
                 partition: tp.partition.get(),
@@ -229,6 +236,7 @@ impl Session {
                     }
                 }
                 Err(error) => {
+                    self.core.partitions.metrics().refused(Api::Produce, error.code());
                     v1::ProducePartitionResult { error: Some(to_wire(&error, &self.core.partitions.image())), ..named }
                 }
             }

@@ -41,9 +41,10 @@ async fn compact(core: &Core, partition: &Partition) -> bool {
     };
     let result = job.run(|rewritten| partition.swap_compacted(rewritten)).await;
     partition.finish_compaction(&result);
-    let tp = partition.tp();
+    let (tp, metrics) = (partition.tp(), core.partitions.metrics());
     match result {
         Ok(done) => {
+            metrics.compacted(done.bytes_before, done.bytes_after);
             tracing::info!(
                 partition = %tp, cleaned_to = %done.cleaned_to, bytes_before = done.bytes_before,
                 bytes_after = done.bytes_after, segments_before = done.segments_before,
@@ -52,10 +53,12 @@ async fn compact(core: &Core, partition: &Partition) -> bool {
             done.is_whole
         }
         Err(error @ CompactionError::Unsettled(_)) => {
+            metrics.compactions_failed.inc();
             tracing::error!(partition = %tp, %error, "compaction");
             false
         }
         Err(error) => {
+            metrics.compactions_failed.inc();
             tracing::warn!(partition = %tp, %error, "not compacted now");
             false
         }

@@ -93,7 +93,7 @@ impl TestBroker {
         let listener = seams.net.bind("127.0.0.1", 0).await.unwrap();
         let (port, stop, tasks) = (listener.port(), CancellationToken::new(), TaskTracker::new());
         let routes = tonic::service::Routes::new(DataService::new(core.clone()));
-        drop(server::serve(listener, routes, &core.config.limits, stop.clone()));
+        drop(server::serve(listener, routes, &core, stop.clone()));
         tasks::start_without_cluster(&tasks, &core);
         let this = Self { core, disk, image, last_run, proposals, following, port, tasks, stop, next_topic: 0x100 };
         this.apply().await;
@@ -311,7 +311,7 @@ pub(super) fn partition_of(topic: TopicId, partition: u32) -> TopicPartition {
 }
 
 /// One batch of these values.
-pub(super) fn batch(values: &[&str]) -> Bytes {
+pub(crate) fn batch(values: &[&str]) -> Bytes {
     batch_at(values, 1_000)
 }
 

@@ -5,6 +5,7 @@ mod connections;
 mod coordinator;
 mod fetch;
 pub(crate) mod harness;
+mod metrics;
 mod offsets;
 mod produce;
 mod producers;

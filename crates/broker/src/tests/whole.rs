@@ -23,7 +23,7 @@ use crate::{Broker, BrokerConfig, BrokerHandle};
 
 pub(super) struct Node {
     pub handle: BrokerHandle,
-    disk: SimDisk,
+    pub disk: SimDisk,
 }
 
 pub(super) async fn start(fake: &Fake, id: u32, disk: SimDisk) -> Node {
@@ -61,7 +61,7 @@ impl Node {
         soon(answers.message()).await.unwrap().unwrap().partitions.remove(0)
     }
 
-    async fn read(&self, tp: TopicPartition) -> Vec<String> {
+    pub(super) async fn read(&self, tp: TopicPartition) -> Vec<String> {
         let (requests, outbound) = tokio::sync::mpsc::channel(1);
         requests.send(fetch_request(1, Duration::from_secs(5), &[(tp, 0)])).await.unwrap();
         let mut client = DataClient::new(self.channel());

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::driver::{Leaders, Markers, RETRY_FIRST, RETRY_MOST, write_markers};
 use crate::backoff::Backoff;
 use crate::coordinator::{CallError, CoordinatorAction, CoordinatorRuntime, TransactionActions};
+use crate::metrics::BrokerMetrics;
 
 type Runtime = CoordinatorRuntime<TransactionShard>;
 
@@ -21,6 +22,7 @@ pub(crate) async fn run(
     runtime: Arc<Runtime>,
     leaders: Arc<dyn Leaders>,
     entropy: Arc<dyn Entropy>,
+    metrics: Arc<BrokerMetrics>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 ) {
@@ -43,14 +45,14 @@ pub(crate) async fn run(
             producer,
         };
         let written = write_markers(Arc::clone(&leaders), Arc::clone(&entropy), markers, move |done| report.send(done));
-        let stopping = stopping.clone();
+        let (stopping, metrics) = (stopping.clone(), Arc::clone(&metrics));
         tasks.spawn(async move {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
                 // Whoever coordinates it next begins anew.
                 () = unloaded.cancelled() => {}
-                () = written => {}
+                () = written => metrics.transaction_ended(result),
             }
         });
     }

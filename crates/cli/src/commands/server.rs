@@ -10,7 +10,7 @@ use clap::Args;
 use highwater_broker::{Broker, BrokerConfig, BrokerHandle, ExtraServices, Limits};
 use highwater_controller::{Controller, ControllerConfig, ControllerHandle};
 use highwater_gateway::{Gateway, GatewayLimits};
-use highwater_seams::Seams;
+use highwater_seams::{Listener, Seams};
 use highwater_storage::RealDisk;
 use tracing::{error, info};
 
@@ -18,6 +18,7 @@ use super::cluster::EndSignal;
 use crate::args::worker_threads;
 use crate::config::{ByteSize, Config, HostPort, LogFormat, SettingFlags, load};
 use crate::failure::{Failure, Outcome};
+use crate::metrics_endpoint::{self, Scrape};
 
 /// How long a shutdown in good order may take.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
@@ -75,9 +76,22 @@ async fn serve(config: Config) -> Outcome {
         false => None,
     };
     let broker = match config.node.roles.broker() {
-        true => Some(start_broker(&config, seams).await?),
+        true => Some(start_broker(&config, seams.clone()).await?),
         false => None,
     };
+    // Bound before anything is announced: a port that is taken is said at the start.
+    let metrics = match &config.node.metrics_listen {
+        Some(at) => Some((listen_for_scrapers(&seams, at).await?, at)),
+        None => None,
+    };
+    let metrics = metrics.map(|(listener, at)| {
+        info!(host = at.host, port = listener.port(), "metrics");
+        let scrape = Scrape {
+            broker: broker.as_ref().map(BrokerHandle::scrape),
+            controller: controller.as_ref().map(ControllerHandle::scrape),
+        };
+        tokio::spawn(metrics_endpoint::serve(listener, scrape))
+    });
     let announce = async {
         if let Some(broker) = &broker
             && broker.ready().await
@@ -113,6 +127,9 @@ async fn serve(config: Config) -> Outcome {
         }
     }
     info!(after_ms = millis(stopping), "ended in good order");
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     match why {
         None => Ok(()),
         Some(why) => {
@@ -120,6 +137,11 @@ async fn serve(config: Config) -> Outcome {
             Err(Failure::failed(why))
         }
     }
+}
+
+async fn listen_for_scrapers(seams: &Seams, at: &HostPort) -> Outcome<Box<dyn Listener>> {
+    let bound = seams.net.bind(&at.host, at.port).await;
+    bound.map_err(|error| Failure::failed(format!("node.metrics_listen: can't listen on {at}: {error}")))
 }
 
 /// Why the process can't go on, once it can't.

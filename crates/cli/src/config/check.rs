@@ -13,6 +13,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     if config.node.worker_threads > 1024 {
         findings.push(("node.worker_threads", "must be at most 1024".to_owned()));
     }
+    check_metrics(config, &mut findings);
     if config.node.roles.controller() {
         check_controller(config, &mut findings);
     }
@@ -20,6 +21,21 @@ pub fn check(config: &Config) -> Vec<Finding> {
         check_broker(config, &mut findings);
     }
     findings
+}
+
+fn check_metrics(config: &Config, findings: &mut Vec<Finding>) {
+    let Some(at) = &config.node.metrics_listen else { return };
+    let roles = &config.node.roles;
+    let others = [
+        ("controller.listen", &config.controller.listen, roles.controller()),
+        ("broker.listen", &config.broker.listen, roles.broker()),
+    ];
+    for (setting, other, _) in others.iter().filter(|(.., is_used)| *is_used) {
+        let meets = at.host == other.host || at.is_unspecified() || other.is_unspecified();
+        if at.port != 0 && at.port == other.port && meets {
+            findings.push(("node.metrics_listen", format!("is {at}, which {setting} takes ({other})")));
+        }
+    }
 }
 
 fn check_controller(config: &Config, findings: &mut Vec<Finding>) {
@@ -192,6 +208,14 @@ mod tests {
             })
             .is_empty()
         );
+    }
+
+    #[test]
+    fn metrics_have_a_port_of_their_own() {
+        let at = |text: &str| findings(|c| c.node.metrics_listen = Some(text.parse().unwrap()));
+        assert_eq!(at("127.0.0.1:9092"), ["node.metrics_listen"]);
+        assert_eq!(at("0.0.0.0:9093"), ["node.metrics_listen"]);
+        assert!(at("0.0.0.0:9644").is_empty() && at("127.0.0.1:0").is_empty() && at("10.0.0.1:9092").is_empty());
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub struct Config {
 pub struct NodeSection {
     pub roles: Roles,
     pub worker_threads: usize,
+    pub metrics_listen: Option<HostPort>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +107,7 @@ pub struct LogSection {
 
 impl Default for NodeSection {
     fn default() -> Self {
-        Self { roles: Roles([Role::Controller, Role::Broker].into()), worker_threads: 0 }
+        Self { roles: Roles([Role::Controller, Role::Broker].into()), worker_threads: 0, metrics_listen: None }
     }
 }
 

@@ -84,6 +84,9 @@ settings! {
             "controller, broker or both. Small clusters run both in each process; large ones keep controllers apart.";
         worker_threads: "COUNT",
             "Threads that run the server's tasks; 0: one for each processor.";
+        metrics_listen: "HOST:PORT",
+            "Where GET /metrics answers in Prometheus' text format, and GET /healthz that the process runs. Plain HTTP, open \
+             to who can reach it. Empty: nowhere.";
     }
     [controller] {
         id: "ID",

@@ -7,7 +7,7 @@ use highwater_types::{GroupId, MemberId, TopicPartition};
 use super::classic::ClassicGroup;
 use super::shard::GroupShard;
 use super::state::{Entry, Group, Member};
-use super::{DescribedGroup, DescribedMember, Error, GroupKind, ListedGroup, OpaqueParts, record};
+use super::{DescribedGroup, DescribedMember, Error, GroupCounts, GroupKind, ListedGroup, OpaqueParts, record};
 use crate::CoordinatorRecord;
 
 impl GroupShard {
@@ -21,6 +21,14 @@ impl GroupShard {
         let mut all: Vec<_> = kept.chain(self.classic.iter().map(|(id, group)| group.listed(id))).collect();
         all.sort_by(|one, other| one.group.cmp(&other.group));
         all
+    }
+
+    pub(super) fn count(&self) -> GroupCounts {
+        let mut counts = GroupCounts::default();
+        let kept = self.groups.iter().filter(|(id, _)| !self.classic.contains_key(*id));
+        kept.for_each(|(_, it)| counts.add(it.group.state(), it.group.members.len(), it.group.epoch));
+        self.classic.values().for_each(|group| group.count(&mut counts));
+        counts
     }
 
     pub(super) fn describe(&self, id: &GroupId) -> Result<DescribedGroup, Error> {

@@ -31,8 +31,8 @@ pub use classic::{
 };
 pub use error::Error;
 pub use request::{
-    CommittedOffset, DescribedGroup, DescribedMember, GroupConfig, GroupKind, Heartbeat, HeartbeatAnswer, ListedGroup,
-    OffsetCommit, OffsetsInTransaction, OpaqueParts, Request, Response, Unstable,
+    CommittedOffset, DescribedGroup, DescribedMember, GroupConfig, GroupCounts, GroupKind, Heartbeat, HeartbeatAnswer,
+    ListedGroup, OffsetCommit, OffsetsInTransaction, OpaqueParts, Request, Response, Unstable,
 };
 pub use shard::GroupShard;
 pub use state::Subscription;

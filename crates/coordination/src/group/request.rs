@@ -1,6 +1,6 @@
 //! What can be asked of the group coordinator, and what it answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -140,6 +140,7 @@ pub enum Request {
         partitions: Vec<TopicPartition>,
     },
     ListGroups,
+    CountGroups,
     DescribeGroup(GroupId),
     DeleteGroup(GroupId),
 }
@@ -160,12 +161,30 @@ pub enum Response {
     Offsets(Vec<(TopicPartition, Result<Option<CommittedOffset>, Unstable>)>),
     Deleted,
     Groups(Vec<ListedGroup>),
+    Counted(GroupCounts),
     Group(DescribedGroup),
 }
 
 /// An offset is part of an open transaction (KIP-447).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unstable;
+
+/// What a shard has, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupCounts {
+    pub by_state: BTreeMap<&'static str, u64>,
+    pub members: u64,
+    /// All groups' epochs or generations, added up.
+    pub epochs: u64,
+}
+
+impl GroupCounts {
+    pub(super) fn add(&mut self, state: &'static str, members: usize, epoch: i32) {
+        *self.by_state.entry(state).or_default() += 1;
+        self.members += members as u64;
+        self.epochs += u64::try_from(epoch).unwrap_or(0);
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedGroup {

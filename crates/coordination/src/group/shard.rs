@@ -129,6 +129,7 @@ impl GroupShard {
                 let records = self.delete_offsets(&group, &partitions)?;
                 written(Response::Deleted, records)
             }
+            Request::CountGroups => Ok((Response::Counted(self.count()), None)),
             Request::ListGroups => Ok((Response::Groups(self.list()), None)),
             Request::DescribeGroup(group) => Ok((Response::Group(self.describe(&group)?), None)),
             Request::DeleteGroup(group) => {

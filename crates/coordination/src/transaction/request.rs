@@ -1,5 +1,7 @@
 //! What is asked of the transaction coordinator, and what it answers and wants done.
 
+use std::collections::BTreeMap;
+
 use highwater_record::TransactionResult;
 use highwater_types::{LeaderEpoch, ProducerId, TimestampMs, TopicPartition, TransactionalId};
 
@@ -44,6 +46,7 @@ pub enum Request {
         partitions: Vec<TopicPartition>,
     },
     ListTransactions,
+    CountTransactions,
     DescribeTransaction {
         transactional_id: TransactionalId,
     },
@@ -62,6 +65,8 @@ pub enum Response {
     /// Also if there was nothing (more) to record.
     MarkersRecorded,
     Transactions(Vec<TransactionDescription>),
+    /// By state.
+    Counted(BTreeMap<&'static str, u64>),
     Transaction(TransactionDescription),
 }
 

@@ -81,6 +81,13 @@ impl TransactionShard {
             Request::ListTransactions => Ok(Outcome::Answer(Response::Transactions(
                 self.transactions.iter().map(|(id, transaction)| transaction.describe(id)).collect(),
             ))),
+            Request::CountTransactions => {
+                let mut by_state = BTreeMap::new();
+                for transaction in self.transactions.values() {
+                    *by_state.entry(transaction.state.name()).or_default() += 1;
+                }
+                Ok(Outcome::Answer(Response::Counted(by_state)))
+            }
             Request::DescribeTransaction { transactional_id: id } => match self.transactions.get(&id) {
                 Some(transaction) => Ok(Outcome::Answer(Response::Transaction(transaction.describe(&id)))),
                 None => Err(Error::UnknownId { id }),

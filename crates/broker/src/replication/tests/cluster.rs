@@ -93,7 +93,7 @@ impl Cluster {
         let (port, stop, tasks) = (listener.port(), CancellationToken::new(), TaskTracker::new());
         let routes = Routes::new(DataService::new(core.clone()))
             .add_service(ReplicationService::new(core.clone(), tasks.clone()));
-        drop(server::serve(listener, routes, &core.config.limits, stop.clone()));
+        drop(server::serve(listener, routes, &core, stop.clone()));
         tasks::start_without_cluster(&tasks, &core);
         let pauses = Arc::new(Pauses::default());
         let outside = Outside {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use highwater_types::{GroupId, MemberEpoch, MemberId, PartitionId, TopicPartition};
 
-use super::super::{DescribedGroup, DescribedMember, GroupKind, ListedGroup, OpaqueParts, Subscription};
+use super::super::{DescribedGroup, DescribedMember, GroupCounts, GroupKind, ListedGroup, OpaqueParts, Subscription};
 use super::ClassicGroup;
 use super::consumer_protocol::{self, CONSUMER};
 use super::state::Member;
@@ -19,6 +19,10 @@ impl ClassicGroup {
             state: self.state(),
             protocol_type: self.protocol_type.clone(),
         }
+    }
+
+    pub(in super::super) fn count(&self, counts: &mut GroupCounts) {
+        counts.add(self.state(), self.members.len(), self.generation);
     }
 
     pub(in super::super) fn described(&self, id: &GroupId, topics: &Topics) -> DescribedGroup {
