@@ -71,6 +71,11 @@ async fn serve(config: Config) -> Outcome {
     let mut end = EndSignal::new()?;
     info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let seams = Seams::real();
+    // First: a port that is taken is said before anything is opened.
+    let for_scrapers = match &config.node.metrics_listen {
+        Some(at) => Some((listen_for_scrapers(&seams, at).await?, at)),
+        None => None,
+    };
     let controller = match config.node.roles.controller() {
         true => Some(start_controller(&config, seams.clone()).await?),
         false => None,
@@ -79,12 +84,7 @@ async fn serve(config: Config) -> Outcome {
         true => Some(start_broker(&config, seams.clone()).await?),
         false => None,
     };
-    // Bound before anything is announced: a port that is taken is said at the start.
-    let metrics = match &config.node.metrics_listen {
-        Some(at) => Some((listen_for_scrapers(&seams, at).await?, at)),
-        None => None,
-    };
-    let metrics = metrics.map(|(listener, at)| {
+    let metrics = for_scrapers.map(|(listener, at)| {
         info!(host = at.host, port = listener.port(), "metrics");
         let scrape = Scrape {
             broker: broker.as_ref().map(BrokerHandle::scrape),
