@@ -578,6 +578,9 @@ fn groups_are_listed_described_and_deleted() {
     let one = Client::join(&mut world, 1);
     let Ok(Response::Group(found)) = world.ask(Request::DescribeGroup(group())) else { panic!() };
     assert_eq!((found.listed.state, found.members.len(), found.assignor.as_str()), ("Stable", 1, "uniform"));
+    let Ok(Response::Counted(counts)) = world.ask(Request::CountGroups) else { panic!() };
+    assert_eq!((counts.by_state, counts.members), (BTreeMap::from([("Stable", 1)]), 1));
+    assert_eq!(counts.epochs, u64::try_from(found.epoch).unwrap());
     world.commit(Some((id(1), one.epoch)), &[tp(1, 0)], 4).unwrap();
     assert_eq!(world.ask(Request::DeleteGroup(group())).unwrap_err().code(), ErrorCode::NonEmptyGroup);
     let subscribed = world.ask(Request::DeleteOffsets { group: group(), partitions: vec![tp(1, 0)] });

@@ -338,6 +338,7 @@ fn described_and_listed() {
     assert_eq!(found.started_at, Some(c.now.wall));
     assert_eq!(found.partitions, [partition(0), partition(1)]);
     assert_eq!(c.ask(Request::ListTransactions), Ok(Response::Transactions(vec![found])));
+    assert_eq!(c.ask(Request::CountTransactions), Ok(Response::Counted([("Ongoing", 1)].into())));
 }
 
 #[test]

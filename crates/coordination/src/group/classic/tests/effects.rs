@@ -388,6 +388,8 @@ fn t40_commits_count_in_the_present_generation_only() {
         ListedGroup { group: group(), kind: GroupKind::Classic, state: "Empty", protocol_type: String::new() };
     assert_eq!(listed, [expected]);
     let ids = world.stable(&["a"]);
+    let Ok(Response::Counted(counts)) = world.ask(Request::CountGroups) else { panic!() };
+    assert_eq!((counts.by_state.get("Stable"), counts.members, counts.epochs), (Some(&1), 1, 1));
     assert_eq!(world.commit(Some((&ids[0], 1)), 2), Ok(()));
     assert_eq!(world.commit(Some((&ids[0], 0)), 3), Err(ErrorCode::IllegalGeneration));
     assert_eq!(world.commit(Some((&member("z"), 1)), 3), Err(ErrorCode::UnknownMemberId));
