@@ -1,12 +1,16 @@
 //! Thin clients, through whichever broker, while others die.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
 use highwater_client::{BrokerId, ErrorCode};
 use highwater_protocol::{code_of, error_from_status, v1};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use v1::records_client::RecordsClient;
 
-use crate::common::{SOON, Scene, TOPIC, broker};
+use crate::common::{SOON, Scene, TOPIC, broker, until};
 
 async fn connect(scene: &Scene, id: BrokerId) -> RecordsClient<Channel> {
     let port = scene.cluster.node(broker(id)).expect("it is one of the nodes").port();
@@ -177,6 +181,66 @@ async fn p3_numbered_requests_are_stored_once_and_in_order_though_brokers_die() 
         };
         timeout(SOON * 3, stored).await.expect("some broker stores it");
     }
+    let mut reader = connect(&scene, brokers[0]).await;
+    let all = REQUESTS as u32 * RECORDS;
+    assert_eq!(read_committed(&mut reader, all as usize).await, (0..all).collect::<Vec<_>>());
+}
+
+/// Publishes numbered requests one after the other, each at the same broker until that one fails it, then at the next.
+/// Every third one is first given up in the middle, at a moment that differs: as a lost answer is.
+async fn publish_all(ports: Vec<u16>, asked: Arc<AtomicUsize>, stored: Arc<AtomicU64>, requests: u64, records: u32) {
+    for sequence in 1..=requests {
+        let start = (sequence as u32 - 1) * records;
+        let mut give_up = sequence % 3 == 0;
+        let one = async {
+            loop {
+                let turn = asked.load(Ordering::Relaxed);
+                let port = ports[turn % ports.len()];
+                if let Ok(mut through) = RecordsClient::connect(format!("http://127.0.0.1:{port}")).await {
+                    let answer = through.publish(numbered(sequence, start..start + records));
+                    if std::mem::take(&mut give_up) {
+                        let _ = timeout(Duration::from_millis(sequence % 40), answer).await;
+                    } else {
+                        match answer.await {
+                            Ok(_) => return,
+                            Err(status) => {
+                                let error = error_from_status(&status);
+                                assert!(error.retriable || error.outcome_unknown, "{sequence}: {error:?}");
+                            }
+                        }
+                    }
+                }
+                asked.store(turn + 1, Ordering::Relaxed);
+            }
+        };
+        timeout(SOON * 3, one).await.expect("some broker stores it");
+        stored.store(sequence, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_the_broker_asked_dies_under_a_request_and_answers_are_lost_and_each_is_stored_once() {
+    const REQUESTS: u64 = 240;
+    const RECORDS: u32 = 3;
+    let mut scene = Scene::new().await;
+    scene.all_in_sync().await;
+    let brokers = scene.cluster.broker_ids();
+    let port = |id: &BrokerId| scene.cluster.node(broker(*id)).expect("it is one of the nodes").port();
+    let ports: Vec<u16> = brokers.iter().map(port).collect();
+    let (asked, stored) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+    let publishing = tokio::spawn(publish_all(ports, Arc::clone(&asked), Arc::clone(&stored), REQUESTS, RECORDS));
+    let so_far = || stored.load(Ordering::Relaxed);
+    for round in 0..4 {
+        until("requests are stored", || so_far() >= 20 + round * 50).await;
+        let victim = if round == 3 { scene.leader(0) } else { brokers[asked.load(Ordering::Relaxed) % brokers.len()] };
+        let before = so_far();
+        scene.kill(broker(victim));
+        until("others go on", || so_far() >= before + 10).await;
+        scene.start(broker(victim));
+        scene.all_in_sync().await;
+        assert!(so_far() < REQUESTS, "the publisher was still at work");
+    }
+    publishing.await.expect("all are stored");
     let mut reader = connect(&scene, brokers[0]).await;
     let all = REQUESTS as u32 * RECORDS;
     assert_eq!(read_committed(&mut reader, all as usize).await, (0..all).collect::<Vec<_>>());

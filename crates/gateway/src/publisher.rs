@@ -13,15 +13,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::try_join_all;
 use highwater_client::{
-    Acks, ErrorCode, GroupMetadata, LeaderEpoch, Offset, OffsetToCommit, PartitionId, Position, ProduceError,
-    ProducerConfig, TopicRef, TransactionError, TransactionalConfig, TransactionalProducer,
+    Acks, ClusterMetadata, ErrorCode, GroupMetadata, LeaderEpoch, Offset, OffsetToCommit, PartitionId, Position,
+    ProduceError, ProducerConfig, TopicRef, TransactionError, TransactionalConfig, TransactionalProducer,
 };
 use highwater_protocol::v1;
 use highwater_types::MemberEpoch;
+use tokio::time::timeout;
 
 use crate::error::{IntoError as _, invalid};
 use crate::publish::stored;
-use crate::state::{DELIVERY_TIMEOUT, State};
+use crate::state::{DELIVERY_TIMEOUT, State, TOPIC_WAIT};
 use crate::wire;
 
 /// Groups and transactional ids of publishers begin so.
@@ -220,20 +221,21 @@ impl From<TransactionError> for StoreFailure {
 impl Session {
     async fn open(state: &State, (publisher, topic): &Key) -> Result<Self, v1::Error> {
         let client = state.client().await?;
-        let sequence = || async {
-            let committed = client.admin().stable_group_offset(&group(publisher), topic, SEQUENCE_PARTITION).await;
-            committed.map_err(|error| error.into_error())
-        };
         // Where there is no topic, no transactional id is left behind.
-        sequence().await?;
+        let is_there = |cluster: &ClusterMetadata| cluster.topic(topic).is_some_and(|it| !it.partitions.is_empty());
+        if timeout(TOPIC_WAIT, client.metadata_when(is_there)).await.is_err() {
+            return Err(v1::Error::new(ErrorCode::UnknownTopic, format!("there is no topic {topic:?}")));
+        }
         let buffer_bytes = state.limits.publish_bytes_max;
         let config = TransactionalConfig {
             producer: ProducerConfig { buffer_bytes, delivery_timeout: DELIVERY_TIMEOUT, ..ProducerConfig::default() },
             ..TransactionalConfig::new(format!("{NAMESPACE}.{publisher}.{topic}"))
         };
-        // From here on nobody else can add to what the group says.
+        // Before the group is asked: an attempt that was cut off has left its transaction open, the group's answer waits for the
+        // end of that, and this ends it. From here on nobody else can add to what the group says.
         let producer = client.transactional_producer(config).await.map_err(|error| error.into_error())?;
-        let last = sequence().await?.map(|committed| Last {
+        let committed = client.admin().stable_group_offset(&group(publisher), topic, SEQUENCE_PARTITION).await;
+        let last = committed.map_err(|error| error.into_error())?.map(|committed| Last {
             sequence: committed.position.offset.get().unsigned_abs(),
             places: parse_places(&committed.metadata),
         });

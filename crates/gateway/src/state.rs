@@ -16,7 +16,7 @@ use crate::publisher::Publishers;
 /// For the broker that this runs in to let its own client in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A topic created a moment ago, through another broker, is known by then.
-const TOPIC_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const TOPIC_WAIT: Duration = Duration::from_secs(1);
 /// Thin clients wait no longer for a record; after it, what is left to say is that the outcome is unknown.
 pub(crate) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
