@@ -229,7 +229,7 @@ impl Session {
         let buffer_bytes = state.limits.publish_bytes_max;
         let config = TransactionalConfig {
             producer: ProducerConfig { buffer_bytes, delivery_timeout: DELIVERY_TIMEOUT, ..ProducerConfig::default() },
-            ..TransactionalConfig::new(format!("{NAMESPACE}.{publisher}.{topic}"))
+            ..TransactionalConfig::new(transactional_id(publisher, topic))
         };
         // Before the group is asked: an attempt that was cut off has left its transaction open, the group's answer waits for the
         // end of that, and this ends it. From here on nobody else can add to what the group says.
@@ -319,6 +319,12 @@ fn group(publisher: &str) -> String {
     format!("{NAMESPACE}.{publisher}")
 }
 
+/// Names of publishers and of topics have dots, and no slash: with a dot between them, two publishers could share an id, and
+/// fence each other for ever.
+fn transactional_id(publisher: &str, topic: &str) -> String {
+    format!("{NAMESPACE}.{publisher}/{topic}")
+}
+
 /// `partition:offset:timestamp` of each record; `None` if that is too long to be kept.
 fn text_of_places(places: &[v1::PublishResult]) -> Option<String> {
     let mut text = String::new();
@@ -371,6 +377,11 @@ mod tests {
         for broken in ["", "1", "1:2", "1:2:x", "1:2:3 "] {
             assert_eq!(parse_places(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn no_two_publishers_share_a_transactional_id() {
+        assert_ne!(transactional_id("a.b", "c"), transactional_id("a", "b.c"));
     }
 
     #[test]
