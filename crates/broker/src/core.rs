@@ -1,6 +1,7 @@
 //! What the services and the tasks of one broker share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,8 @@ pub struct Core {
     pub(crate) produce_budget: Budget,
     /// Bytes of records being read from files.
     pub(crate) read_budget: Budget,
+    /// Streams of readers so far.
+    pub(crate) fetch_streams: AtomicU64,
     /// The broker stops: streams end as soon as what they owe is answered.
     pub(crate) stopping: CancellationToken,
     fatal: watch::Sender<Option<Fatal>>,
@@ -34,7 +37,8 @@ impl Core {
         let produce_budget = Budget::new(config.limits.produce_bytes_max);
         let read_budget = Budget::new(READ_BUDGET_BYTES);
         let (stopping, fatal) = (CancellationToken::new(), watch::Sender::new(None));
-        Arc::new(Self { config, clock, partitions, produce_budget, read_budget, stopping, fatal })
+        let fetch_streams = AtomicU64::new(0);
+        Arc::new(Self { config, clock, partitions, produce_budget, read_budget, fetch_streams, stopping, fatal })
     }
 
     /// The broker can't go on. The first reason stays.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_storage::{AbortedTransaction, ReadError};
-use highwater_types::{LeaderEpoch, Offset, TopicPartition};
+use highwater_types::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 
-use crate::partition::{FetchFrom, FetchWaiter, PartitionError, PartitionRead, ReadRecords};
+use crate::partition::{FetchFrom, FetchWaiter, Near, PartitionError, PartitionRead, ReadBounds, ReadRecords};
 use crate::partitions::Partitions;
 
 /// A fetch request.
@@ -23,11 +23,21 @@ pub struct FetchRequest {
     pub min_bytes: usize,
     pub max_bytes: usize,
     pub partitions: Vec<FetchFrom>,
+    /// Where the reader is; `None`: leaders alone serve it.
+    pub near: Option<Reader>,
+}
+
+/// A reader that may read from the replicas near it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    pub rack: String,
+    /// As in [`Near`].
+    pub spread: u64,
 }
 
 /// What one attempt found.
 pub struct Attempt {
-    /// Partitions with records or errors.
+    /// Partitions with records, errors, or another replica to read from.
     pub found: Vec<(FetchFrom, Result<PartitionRead, PartitionError>)>,
     /// Answers the request by itself, without waiting for more.
     pub is_enough: bool,
@@ -53,6 +63,8 @@ pub struct Fetched {
     pub leader_epoch: LeaderEpoch,
     /// Whole batches; the first may begin before the offset asked for.
     pub records: Vec<Bytes>,
+    /// As in [`PartitionRead`].
+    pub preferred: Option<BrokerId>,
 }
 
 impl Partitions {
@@ -63,6 +75,7 @@ impl Partitions {
         let first = (request.token % count.max(1) as u64) as usize;
         let mut attempt = Attempt { found: Vec::new(), is_enough: count == 0, needs_read: false };
         let (mut bytes, mut bytes_left) = (0, request.max_bytes);
+        let near = request.near.as_ref().map(|reader| self.near(reader));
         for from in request.partitions[first..].iter().chain(&request.partitions[..first]) {
             let nothing_yet = bytes == 0 && !attempt.needs_read;
             if bytes_left == 0 && !nothing_yet {
@@ -70,11 +83,14 @@ impl Partitions {
             }
             let max_bytes = from.max_bytes.min(bytes_left);
             let read = match self.find(from.partition) {
-                Ok(partition) => partition.fetch(from, max_bytes, nothing_yet, waiter),
+                Ok(partition) => {
+                    let bounds = ReadBounds { max_bytes, at_least_one: nothing_yet, near: near.as_ref() };
+                    partition.fetch(from, bounds, waiter)
+                }
                 Err(error) => Err(error),
             };
             match &read {
-                Err(_) => attempt.is_enough = true,
+                Err(_) | Ok(PartitionRead { preferred: Some(_), .. }) => attempt.is_enough = true,
                 Ok(read) => match read.records.bytes() {
                     Some(0) => continue,
                     Some(found) => {
@@ -94,6 +110,12 @@ impl Partitions {
         attempt
     }
 
+    fn near(&self, reader: &Reader) -> Near {
+        let image = self.image();
+        let brokers = image.brokers.values().filter(|broker| broker.rack.as_deref() == Some(&*reader.rack));
+        Near { brokers: brokers.map(|broker| broker.id).collect(), spread: reader.spread }
+    }
+
     /// Reads what `attempt` found in files.
     pub async fn read(&self, attempt: Attempt) -> Vec<FetchedPartition> {
         let mut answer = Vec::with_capacity(attempt.found.len());
@@ -108,8 +130,9 @@ impl Partitions {
     }
 
     async fn read_partition(&self, from: &FetchFrom, read: PartitionRead) -> Result<Fetched, PartitionError> {
-        let PartitionRead { high_watermark, last_stable, aborted, log_start, leader_epoch, records } = read;
-        let fetched = |records| Fetched { high_watermark, last_stable, aborted, log_start, leader_epoch, records };
+        let PartitionRead { high_watermark, last_stable, aborted, log_start, leader_epoch, records, preferred } = read;
+        let fetched =
+            |records| Fetched { high_watermark, last_stable, aborted, log_start, leader_epoch, records, preferred };
         match records {
             ReadRecords::None => Ok(fetched(Vec::new())),
             ReadRecords::Cached(pieces) => Ok(fetched(pieces)),
@@ -138,6 +161,7 @@ impl Attempt {
             aborted: read.aborted,
             log_start: read.log_start,
             leader_epoch: read.leader_epoch,
+            preferred: read.preferred,
             records: match read.records {
                 ReadRecords::Cached(pieces) => pieces,
                 ReadRecords::None | ReadRecords::File(_) => Vec::new(),

@@ -75,6 +75,8 @@ pub struct Follower {
     me: BrokerId,
     view: PartitionView,
     high_watermark: Offset,
+    /// As the leader has said last: this log may end before it.
+    told_high_watermark: Offset,
 }
 
 impl Follower {
@@ -83,7 +85,8 @@ impl Follower {
     /// Before it, the caller truncates the log to its own end: an epoch that this replica led without writing is gone then
     /// (T3). What the new leader sends next may be older.
     pub fn new(me: BrokerId, view: &PartitionView, log: LogEnds, high_watermark: Offset) -> Self {
-        Self { me, view: view.clone(), high_watermark: high_watermark.clamp(log.start, log.end) }
+        let high_watermark = high_watermark.clamp(log.start, log.end);
+        Self { me, view: view.clone(), high_watermark, told_high_watermark: high_watermark }
     }
 
     pub const fn view(&self) -> &PartitionView {
@@ -99,6 +102,12 @@ impl Follower {
     /// Below which consumers may read here: a replica outside the ISR may serve nothing (TRAPS T26, KIP-392).
     pub fn readable_below(&self) -> Option<Offset> {
         self.view.isr.contains(&self.me).then_some(self.high_watermark)
+    }
+
+    /// Whether a consumer's fetch at `offset`, beyond the end of the log here, is of a record that is committed: then this
+    /// replica has yet to get it. Otherwise there is no such offset, as far as is known here (KIP-392).
+    pub fn is_yet_to_come(&self, offset: Offset) -> bool {
+        offset <= self.told_high_watermark
     }
 
     /// A newer decision in the same leader epoch; older ones change nothing (TRAPS T13).
@@ -132,6 +141,7 @@ impl Follower {
         if response.asked.leader_epoch != self.view.leader_epoch {
             return Vec::new();
         }
+        self.told_high_watermark = response.high_watermark;
         if let Some(diverging) = response.diverging {
             if !self.still_ends_so(&response.asked, log, epochs) {
                 return Vec::new();

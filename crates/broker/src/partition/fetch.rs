@@ -1,12 +1,13 @@
 //! Reads of consumers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_storage::{AbortedTransaction, DamagedRange, FileRead, Log, ReadError, ReadPlan};
-use highwater_types::{IsolationLevel, LeaderEpoch, Offset, TopicPartition};
+use highwater_types::{BrokerId, IsolationLevel, LeaderEpoch, Offset, TopicPartition};
 
-use super::{FetchWaiter, Partition, PartitionError, State, Storage, divergence_of_reader};
+use super::{FetchWaiter, Partition, PartitionError, Role, State, Storage, divergence_of_reader};
 
 /// What is read of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,25 @@ pub struct FetchFrom {
     pub last_fetched_epoch: LeaderEpoch,
     pub isolation: IsolationLevel,
     pub max_bytes: usize,
+    /// Wants records from this broker, even if a nearer replica has them.
+    pub not_elsewhere: bool,
+}
+
+/// The brokers near a reader, who is served by followers too (KIP-392).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Near {
+    pub brokers: BTreeSet<BrokerId>,
+    /// Any number that the reader keeps: by it readers are spread over the replicas near them.
+    pub spread: u64,
+}
+
+/// How much of each partition a read may bring, and for whom.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadBounds<'a> {
+    pub max_bytes: usize,
+    /// The first batch comes even if it is larger.
+    pub at_least_one: bool,
+    pub near: Option<&'a Near>,
 }
 
 /// Records as they are found.
@@ -59,20 +79,34 @@ pub struct PartitionRead {
     pub log_start: Offset,
     pub leader_epoch: LeaderEpoch,
     pub records: ReadRecords,
+    /// Whom the reader should ask instead: then there are no records.
+    pub preferred: Option<BrokerId>,
+}
+
+/// A log that consumers may read here, and up to where.
+struct Readable<'a> {
+    log: &'a Log,
+    leader_epoch: LeaderEpoch,
+    high_watermark: Offset,
+    preferred: Option<BrokerId>,
+    /// Below which this log is the one that counts: what is beyond may yet be cut.
+    comparable: Offset,
+    /// An offset beyond the log's end may be committed all the same.
+    may_be_committed: bool,
 }
 
 impl Partition {
-    /// Reads below the high watermark, or the last stable offset, at the leader. If there is nothing, `waiter` is registered to fire when there may be.
+    /// Reads below the high watermark, or the last stable offset: at the leader, and for who has stated where it is, at
+    /// in-sync followers. If there is nothing, `waiter` is registered to fire when there may be.
     pub(crate) fn fetch(
         &self,
         from: &FetchFrom,
-        max_bytes: usize,
-        at_least_one: bool,
+        bounds: ReadBounds<'_>,
         waiter: Option<&Arc<FetchWaiter>>,
     ) -> Result<PartitionRead, PartitionError> {
         let mut state = self.lock();
-        let read = state.fetch(self, from, max_bytes, at_least_one)?;
-        if let (ReadRecords::None, Some(waiter)) = (&read.records, waiter) {
+        let read = state.fetch(self, from, bounds)?;
+        if let (ReadRecords::None, None, Some(waiter)) = (&read.records, read.preferred, waiter) {
             state.fetching.register(waiter);
         }
         Ok(read)
@@ -94,13 +128,13 @@ impl State {
         &mut self,
         partition: &Partition,
         from: &FetchFrom,
-        max_bytes: usize,
-        at_least_one: bool,
+        bounds: ReadBounds<'_>,
     ) -> Result<PartitionRead, PartitionError> {
-        let (leader, log) = self.leading(partition.env.me, from.leader_epoch)?;
-        let high_watermark = leader.high_watermark();
+        let readable = self.readable(partition.env.me, from, bounds.near)?;
+        let Readable { log, leader_epoch, high_watermark, preferred, comparable, may_be_committed } = readable;
         let (start, end, asked) = (log.start_offset(), log.end_offset(), from.offset);
         if from.last_fetched_epoch != LeaderEpoch::NONE
+            && asked <= comparable
             && let Some(diverging) = divergence_of_reader(log.epochs(), end, from.last_fetched_epoch, asked)
         {
             let asked_epoch = from.last_fetched_epoch;
@@ -110,31 +144,80 @@ impl State {
             return Err(PartitionError::OffsetOutOfRange { asked, start, end: high_watermark });
         }
         if asked > end {
-            // T6: a new leader does not know yet how far its predecessor had committed.
-            return Err(match leader.high_watermark_is_certain() {
-                true => PartitionError::OffsetOutOfRange { asked, start, end: high_watermark },
-                false => PartitionError::OffsetNotAvailable,
+            return Err(match may_be_committed {
+                false => PartitionError::OffsetOutOfRange { asked, start, end: high_watermark },
+                true => PartitionError::OffsetNotAvailable,
             });
         }
-        let leader_epoch = leader.leader_epoch();
         // T32: both from the log as it is now, and of the same moment.
         let last_stable = last_stable(log, high_watermark);
+        let nothing = PartitionRead {
+            high_watermark,
+            last_stable,
+            aborted: Vec::new(),
+            log_start: start,
+            leader_epoch,
+            records: ReadRecords::None,
+            preferred,
+        };
         let (readable, aborted) = match from.isolation {
+            _ if preferred.is_some() => return Ok(nothing),
             IsolationLevel::ReadUncommitted => (high_watermark, Vec::new()),
             IsolationLevel::ReadCommitted if asked < last_stable => (last_stable, log.aborted_in(asked, last_stable)),
-            IsolationLevel::ReadCommitted => {
-                let (log_start, records) = (start, ReadRecords::None);
-                let aborted = Vec::new();
-                return Ok(PartitionRead { high_watermark, last_stable, aborted, log_start, leader_epoch, records });
-            }
+            IsolationLevel::ReadCommitted => return Ok(nothing),
         };
-        let plan = match log.read(asked, readable, max_bytes, at_least_one) {
+        let plan = match log.read(asked, readable, bounds.max_bytes, bounds.at_least_one) {
             Ok(plan) => plan,
             Err(ReadError::Damaged(range)) => return Err(PartitionError::Damaged(range)),
             Err(error) => return Err(error.into()),
         };
-        let records = ReadRecords::new(plan);
-        Ok(PartitionRead { high_watermark, last_stable, aborted, log_start: start, leader_epoch, records })
+        Ok(PartitionRead { records: ReadRecords::new(plan), aborted, ..nothing })
+    }
+
+    /// Whether, and how far, this replica may serve the read (T25, T26).
+    fn readable(
+        &mut self,
+        me: BrokerId,
+        from: &FetchFrom,
+        near: Option<&Near>,
+    ) -> Result<Readable<'_>, PartitionError> {
+        if near.is_some() && matches!(self.role, Role::Follower(_)) {
+            return self.readable_as_follower(me, from);
+        }
+        let (leader, log) = self.leading(me, from.leader_epoch)?;
+        let elsewhere = near.filter(|_| !from.not_elsewhere);
+        Ok(Readable {
+            leader_epoch: leader.leader_epoch(),
+            high_watermark: leader.high_watermark(),
+            preferred: elsewhere.and_then(|near| leader.preferred_replica(from.offset, &near.brokers, near.spread)),
+            // T6: a new leader does not know yet how far its predecessor had committed.
+            may_be_committed: !leader.high_watermark_is_certain(),
+            comparable: Offset::MAX,
+            log,
+        })
+    }
+
+    fn readable_as_follower(&self, me: BrokerId, from: &FetchFrom) -> Result<Readable<'_>, PartitionError> {
+        let asked = from.leader_epoch;
+        let (Role::Follower(follower), log) = (&self.role, self.log()?) else {
+            return Err(self.not_leading(me, asked));
+        };
+        let current = follower.view().leader_epoch;
+        if asked != LeaderEpoch::NONE && asked < current {
+            return Err(PartitionError::FencedLeaderEpoch { asked, current, leader: follower.leader() });
+        }
+        let high_watermark = match follower.readable_below() {
+            Some(high_watermark) if asked == LeaderEpoch::NONE || asked == current => high_watermark,
+            _ => return Err(self.not_leading(me, asked)),
+        };
+        Ok(Readable {
+            log,
+            leader_epoch: current,
+            high_watermark,
+            preferred: None,
+            comparable: high_watermark,
+            may_be_committed: follower.is_yet_to_come(from.offset),
+        })
     }
 }
 

@@ -48,8 +48,9 @@ impl State {
         }
     }
 
-    /// As a follower, of what was appended as leader before.
+    /// As a follower: of what was appended as leader before, and of what consumers wait for here.
     pub(super) fn heard_of_high_watermark(&mut self, high_watermark: highwater_types::Offset, wakes: &mut Wakes) {
+        wakes.fetches(self.fetching.take());
         if !self.committing.is_empty() {
             wakes.acknowledged(self.committing.complete(high_watermark, true));
         }

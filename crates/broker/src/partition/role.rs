@@ -10,7 +10,8 @@ use highwater_types::{BrokerId, TopicConfig};
 
 use super::{FollowChange, News, Partition, Role, State, Storage, Wakes, log_ends};
 
-/// Nobody reads from a follower. What it was sent would keep whole network buffers in memory besides.
+/// Few read from a follower, and the page cache has what they read. What it was sent would keep whole network buffers in
+/// memory.
 const FOLLOWER_CACHE_BYTES: usize = 0;
 
 /// A decision about one partition, with the configuration and the brokers of the same image (T16).
@@ -94,6 +95,10 @@ impl State {
             (Some(id), _) if id == partition.env.me => self.lead(partition, view, leader_config, alive, wakes),
             (Some(_), Role::Follower(follower)) if follower.view().leader_epoch == view.leader_epoch => {
                 follower.on_view(view);
+                if follower.readable_below().is_none() {
+                    // T25: who waits here has to read elsewhere.
+                    wakes.fetches(self.fetching.take());
+                }
             }
             (Some(leader), _) => self.follow(partition, leader, view, wakes),
             (None, Role::None) => {}

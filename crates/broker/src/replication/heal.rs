@@ -86,6 +86,7 @@ async fn fetch(
             leader_epoch: leader_epoch.get(),
             last_fetched_epoch: LeaderEpoch::NONE.get(),
             max_bytes: BYTES_AT_ONCE,
+            not_elsewhere: true,
         }],
         ..v1::FetchRequest::default()
     };

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, Stream};
 use highwater_protocol::{Inbound, PartitionKey, code_of, topic_id_bytes, v1};
-use highwater_types::{IsolationLevel, LeaderEpoch, Offset};
+use highwater_types::{BrokerId, IsolationLevel, LeaderEpoch, Offset};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
@@ -20,7 +21,7 @@ use super::deadlines::Deadlines;
 use super::error::{invalid, to_wire};
 use super::gather::Gathered;
 use crate::core::Core;
-use crate::fetch::{Attempt, FetchRequest, FetchedPartition};
+use crate::fetch::{Attempt, FetchRequest, FetchedPartition, Reader};
 use crate::metrics::Api;
 use crate::partition::{FetchFrom, FetchWaiter, PartitionError};
 
@@ -57,6 +58,8 @@ struct Session {
     reads: FuturesUnordered<Read>,
     deadlines: Deadlines,
     next_token: u64,
+    /// Of this stream's reader: see [`Reader`].
+    spread: u64,
     ready: mpsc::UnboundedReceiver<u64>,
     ready_to: mpsc::UnboundedSender<u64>,
     broken: Option<Status>,
@@ -77,6 +80,7 @@ pub(crate) fn fetch(
 ) -> impl Stream<Item = Result<Gathered, Status>> + Send {
     let (ready_to, ready) = mpsc::unbounded_channel();
     let session = Session {
+        spread: core.fetch_streams.fetch_add(1, Ordering::Relaxed),
         core,
         inbound: Some(inbound),
         open: BTreeMap::new(),
@@ -144,7 +148,7 @@ impl Session {
         let asked = Asked { request_id: request.request_id, at: Instant::now() };
         let token = self.next_token;
         self.next_token += 1;
-        let request = match decode(token, request, &self.core) {
+        let request = match decode(token, request, &self.core, self.spread) {
             Ok(request) => request,
             Err(error) => {
                 self.core.partitions.metrics().refused(Api::Fetch, code_of(&error));
@@ -233,6 +237,7 @@ impl Session {
                     head.aborted = aborted.collect();
                     head.log_start_offset = fetched.log_start.get();
                     head.leader_epoch = fetched.leader_epoch.get();
+                    head.preferred_replica = fetched.preferred.map(BrokerId::get);
                     message.field_with_payload(PARTITIONS_FIELD, &head, RECORDS_FIELD, &fetched.records);
                 }
                 Err(error) => {
@@ -265,7 +270,7 @@ pub(crate) fn isolation(level: i32) -> Result<IsolationLevel, v1::Error> {
     }
 }
 
-fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchRequest, v1::Error> {
+fn decode(token: u64, request: v1::FetchRequest, core: &Core, spread: u64) -> Result<FetchRequest, v1::Error> {
     let limits = &core.config.limits;
     let asked = request.partitions.len();
     if asked > limits.partitions_per_request_max {
@@ -284,6 +289,7 @@ fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchReq
             last_fetched_epoch: LeaderEpoch::new(from.last_fetched_epoch),
             isolation,
             max_bytes: bound(from.max_bytes, max_bytes).min(max_bytes),
+            not_elsewhere: from.not_elsewhere,
         });
     }
     Ok(FetchRequest {
@@ -292,5 +298,6 @@ fn decode(token: u64, request: v1::FetchRequest, core: &Core) -> Result<FetchReq
         min_bytes: (request.min_bytes as usize).min(max_bytes),
         max_bytes,
         partitions,
+        near: Some(request.rack).filter(|rack| !rack.is_empty()).map(|rack| Reader { rack, spread }),
     })
 }

@@ -346,6 +346,7 @@ pub(super) fn fetch_request(
         leader_epoch: -1,
         last_fetched_epoch: -1,
         max_bytes: 0,
+        not_elsewhere: false,
     };
     v1::FetchRequest {
         request_id,

@@ -4,6 +4,7 @@ mod classic;
 mod connections;
 mod coordinator;
 mod fetch;
+mod follower_reads;
 pub(crate) mod harness;
 mod metrics;
 mod offsets;

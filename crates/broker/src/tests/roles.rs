@@ -133,7 +133,11 @@ async fn following_is_announced_and_ended() {
     assert!(test.partition(tp).is_leader());
 }
 
-fn answer(test: &TestBroker, tp: TopicPartition, change: impl FnOnce(&mut LeaderResponse)) -> LeaderResponse {
+pub(super) fn answer(
+    test: &TestBroker,
+    tp: TopicPartition,
+    change: impl FnOnce(&mut LeaderResponse),
+) -> LeaderResponse {
     let (_, fetch) = test.partition(tp).follower_fetch(BrokerEpoch::new(11)).unwrap();
     let mut response = LeaderResponse {
         asked: Asked::from(&fetch),
@@ -147,7 +151,7 @@ fn answer(test: &TestBroker, tp: TopicPartition, change: impl FnOnce(&mut Leader
 }
 
 /// `values` as a leader of `epoch` has them at `base`.
-fn replicated(values: &[&str], base: i64, epoch: i32) -> Vec<highwater_record::Batch> {
+pub(super) fn replicated(values: &[&str], base: i64, epoch: i32) -> Vec<highwater_record::Batch> {
     let mut bytes = batch(values).to_vec();
     highwater_record::stamp(&mut bytes, Offset::new(base), LeaderEpoch::new(epoch));
     split(bytes.into()).unwrap()

@@ -18,7 +18,7 @@ use super::producers::numbered;
 use super::whole::{Node, start, start_alone};
 use crate::cluster::tests::fake::Fake;
 
-type Producer = v1::InitProducerIdResponse;
+pub(super) type Producer = v1::InitProducerIdResponse;
 
 /// One broker, a topic, and the producer of `ids`, in that order.
 async fn world<const N: usize>(ids: [&str; N]) -> (Fake, Node, TopicPartition, [Producer; N]) {
@@ -35,7 +35,7 @@ async fn world<const N: usize>(ids: [&str; N]) -> (Fake, Node, TopicPartition, [
 }
 
 /// One batch of a transaction. The answer comes once it is committed, as a record.
-async fn put(
+pub(super) async fn put(
     node: &Node,
     tp: TopicPartition,
     id: &str,
@@ -63,7 +63,7 @@ async fn put_with(
     soon(answers.message()).await.unwrap().unwrap().partitions.remove(0)
 }
 
-async fn end(node: &Node, id: &str, of: Producer, commit: bool) -> Result<Producer, v1::Error> {
+pub(super) async fn end(node: &Node, id: &str, of: Producer, commit: bool) -> Result<Producer, v1::Error> {
     let request = v1::EndTransactionRequest {
         transactional_id: id.into(),
         producer_id: of.producer_id,
@@ -88,7 +88,7 @@ async fn fetch(node: &Node, tp: TopicPartition, from: i64) -> Option<v1::FetchPa
 }
 
 /// What a reader of committed transactions keeps, by the rules of the protocol.
-fn kept(result: &v1::FetchPartitionResult) -> Vec<String> {
+pub(super) fn kept(result: &v1::FetchPartitionResult) -> Vec<String> {
     let mut dropping = BTreeSet::new();
     let mut kept = Vec::new();
     for batch in highwater_record::split(result.records.clone()).unwrap() {

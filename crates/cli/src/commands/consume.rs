@@ -50,6 +50,9 @@ pub struct Consume {
     /// Of transactions, only those that are committed (read_committed).
     #[arg(long)]
     committed: bool,
+    /// Where this reader stands: partitions are read from an in-sync replica of that rack, where there is one.
+    #[arg(long, value_name = "NAME")]
+    rack: Option<String>,
     /// Stop after so many records.
     #[arg(long, short = 'n', value_name = "COUNT")]
     max: Option<u64>,
@@ -104,8 +107,7 @@ impl Consume {
                 "read topic {topic:?}: partition {id} ends at {end}, and offset {from} is beyond that; ask for {end} or less"
             )));
         }
-        let config = ConsumerConfig { isolation: self.isolation(), ..ConsumerConfig::default() };
-        let mut consumer = client.consumer(config);
+        let mut consumer = client.consumer(self.config());
         if self.partition.is_empty() {
             consumer.assign_topic(&self.topic, self.from.0).await?;
         } else {
@@ -136,8 +138,9 @@ impl Consume {
         Ok(())
     }
 
-    fn isolation(&self) -> IsolationLevel {
-        if self.committed { IsolationLevel::ReadCommitted } else { IsolationLevel::ReadUncommitted }
+    fn config(&self) -> ConsumerConfig {
+        let isolation = if self.committed { IsolationLevel::ReadCommitted } else { IsolationLevel::ReadUncommitted };
+        ConsumerConfig { isolation, rack: self.rack.clone(), ..ConsumerConfig::default() }
     }
 
     /// Where the partitions to be read end now.

@@ -3,7 +3,7 @@
 //! Invariants: `ready` has each partition with buffered batches once; `buffered_bytes` is the sum over partitions; an
 //! answer counts only if its token is the partition's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ use crate::consumer::aborted::Aborted;
 use crate::consumer::partition::{Fetched, PartitionFetch, TakenIn};
 use crate::consumer::{ConsumerConfig, OffsetReset, Position};
 use crate::metadata::{ClusterMetadata, TopicMetadata};
+
+/// For so long a replica that the leader has named is read from; then the leader is asked again which one is best.
+const PREFERRED_FOR: Duration = Duration::from_secs(300);
+/// After a replica failed, for so long the leader is read from.
+const LEADER_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Damaged answers in a row before a partition fails: the damage may lie on the way, or be healed.
 const DAMAGED_MAX: u32 = 3;
@@ -49,6 +54,10 @@ pub(crate) struct Asked {
     pub token: u64,
     pub next: Position,
     pub epoch: LeaderEpoch,
+    /// Who was asked.
+    pub broker: BrokerId,
+    /// Not to be sent to another replica.
+    pub not_elsewhere: bool,
 }
 
 /// A batch to hand out.
@@ -107,7 +116,7 @@ impl Assignment {
         if !paused && !partition.buffered.is_empty() {
             self.ready.push_back(id);
         }
-        self.wake_leader(id);
+        self.wake_source(id);
     }
 
     pub fn find(&self, topic: &str, partition: highwater_types::PartitionId) -> Option<&PartitionFetch> {
@@ -124,7 +133,7 @@ impl Assignment {
         self.buffered_bytes -= partition.restart(next, self.tokens);
         self.ready.retain(|ready| *ready != id);
         self.errors.retain(|(failed, _)| *failed != id);
-        self.wake_leader(id);
+        self.wake_source(id);
     }
 
     /// Takes over who leads, and fails what is gone.
@@ -157,6 +166,7 @@ impl Assignment {
             partition.in_flight = false;
             partition.retry_at = None;
             (partition.leader, partition.epoch) = (known.leader, known.leader_epoch);
+            (partition.preferred, partition.leader_until) = (None, None);
             if let Some(leader) = known.leader {
                 self.brokers.entry(leader).or_default().wake.notify_one();
             }
@@ -175,7 +185,8 @@ impl Assignment {
         if self.buffered_bytes >= config.prefetch_bytes {
             return (asked, next);
         }
-        for partition in self.partitions.values_mut().filter(|partition| partition.leader == Some(broker)) {
+        let mut for_leaders = BTreeSet::new();
+        for partition in self.partitions.values_mut().filter(|partition| partition.source() == Some(broker)) {
             let full = partition.buffered_bytes >= config.partition_bytes_max as usize;
             if partition.in_flight || partition.failed || partition.paused || full {
                 continue;
@@ -185,11 +196,47 @@ impl Assignment {
                 continue;
             }
             partition.retry_at = None;
+            if partition.preferred.is_some_and(|(_, until)| until <= now) {
+                partition.preferred = None;
+                if partition.leader != Some(broker) {
+                    for_leaders.extend(partition.leader);
+                    continue;
+                }
+            }
+            partition.leader_until.take_if(|until| *until <= now);
             partition.in_flight = true;
             let (id, token, next, epoch) = (partition.id, partition.token, partition.next, partition.epoch);
-            asked.push(Asked { id, token, next, epoch });
+            let not_elsewhere = partition.leader_until.is_some();
+            asked.push(Asked { id, token, next, epoch, broker, not_elsewhere });
         }
+        for_leaders.iter().filter_map(|leader| self.brokers.get(leader)).for_each(|leader| leader.wake.notify_one());
         (asked, next)
+    }
+
+    /// The leader names another replica to read from.
+    pub fn sent_to(&mut self, asked: &Asked, replica: BrokerId, now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&asked.id).filter(|p| p.token == asked.token) else { return };
+        if partition.leader == Some(asked.broker) && replica != asked.broker {
+            tracing::debug!(topic = %partition.topic, partition = %partition.id.partition, %replica, "reading from a replica");
+            partition.preferred = Some((replica, now + PREFERRED_FOR));
+            self.brokers.entry(replica).or_default().wake.notify_one();
+        }
+    }
+
+    /// If these were asked of a replica that does not lead, and that has failed: the leader is asked again, which knows what
+    /// there is. Whether that was so.
+    pub fn back_to_leader(&mut self, asked: &Asked, now: Instant) -> bool {
+        let Some(partition) = self.partitions.get_mut(&asked.id).filter(|p| p.token == asked.token) else {
+            return false;
+        };
+        if partition.leader == Some(asked.broker) {
+            return false;
+        }
+        partition.preferred = None;
+        partition.leader_until = Some(now + LEADER_AFTER_FAILURE);
+        partition.retry_at = None;
+        self.wake_source(asked.id);
+        true
     }
 
     /// The request that asked for these is answered, or will never be (`retry_at`).
@@ -227,6 +274,10 @@ impl Assignment {
             self.ready.push_back(asked.id);
         }
         if let Some(source) = wrong {
+            if self.back_to_leader(asked, now) {
+                return taken > 0;
+            }
+            let Some(partition) = self.partitions.get_mut(&asked.id) else { return taken > 0 };
             partition.damaged += 1;
             if partition.damaged >= DAMAGED_MAX {
                 self.fail_damaged(asked.id, source);
@@ -352,7 +403,7 @@ impl Assignment {
         if all_were_full && self.buffered_bytes < config.prefetch_bytes {
             self.brokers.values().for_each(|broker| broker.wake.notify_one());
         } else if was_full && has_room {
-            self.wake_leader(id);
+            self.wake_source(id);
         }
         Some(taken)
     }
@@ -362,10 +413,51 @@ impl Assignment {
         self.partitions.get(&id).is_some_and(|partition| partition.backoff.raises_doubt())
     }
 
-    fn wake_leader(&self, id: TopicPartition) {
-        let leader = self.partitions.get(&id).and_then(|partition| partition.leader);
-        if let Some(broker) = leader.and_then(|leader| self.brokers.get(&leader)) {
+    fn wake_source(&self, id: TopicPartition) {
+        let source = self.partitions.get(&id).and_then(PartitionFetch::source);
+        if let Some(broker) = source.and_then(|source| self.brokers.get(&source)) {
             broker.wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_types::PartitionId;
+
+    use super::*;
+
+    #[test]
+    fn the_leader_is_asked_again_now_and_then_which_replica_is_best() {
+        let (leader, replica, config) = (BrokerId::new(1), BrokerId::new(2), ConsumerConfig::default());
+        let id = TopicPartition::new(TopicId::from_u128(1), PartitionId::new(0));
+        let next = Position { offset: Offset::ZERO, leader_epoch: LeaderEpoch::NONE };
+        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let mut partition = PartitionFetch::new(id, TopicName::new("t").unwrap(), next, 1, backoff);
+        partition.leader = Some(leader);
+        let mut assignment = Assignment::default();
+        assignment.partitions.insert(id, partition);
+        let asks = |assignment: &mut Assignment, broker, now| {
+            let (asked, _) = assignment.due(broker, now, &config);
+            assignment.answered(&asked, None);
+            asked.into_iter().next()
+        };
+        let now = Instant::now();
+        let asked = asks(&mut assignment, leader, now).unwrap();
+        assignment.sent_to(&asked, replica, now);
+        assert!(asks(&mut assignment, leader, now).is_none());
+        let asked = asks(&mut assignment, replica, now).unwrap();
+        // A replica sends nobody elsewhere.
+        assignment.sent_to(&asked, BrokerId::new(3), now);
+        let later = now + PREFERRED_FOR;
+        assert!(asks(&mut assignment, replica, later).is_none());
+        let asked = asks(&mut assignment, leader, later).unwrap();
+        assert!(!asked.not_elsewhere);
+        // After a failure there, the leader is not left for a while.
+        assignment.sent_to(&asked, replica, later);
+        let asked = asks(&mut assignment, replica, later).unwrap();
+        assert!(assignment.back_to_leader(&asked, later));
+        assert!(asks(&mut assignment, leader, later).unwrap().not_elsewhere);
+        assert!(!asks(&mut assignment, leader, later + LEADER_AFTER_FAILURE).unwrap().not_elsewhere);
     }
 }

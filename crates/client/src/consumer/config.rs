@@ -29,7 +29,8 @@ pub struct ConsumerConfig {
     /// [`ReadCommitted`](IsolationLevel::ReadCommitted): records of transactions once they are committed, in the order of
     /// their offsets, and never those of aborted ones; what lies behind an open transaction waits for its end.
     pub isolation: IsolationLevel,
-    /// The reader's rack.
+    /// The reader's rack: with it, partitions are read from an in-sync replica of that rack, where there is one. Records come
+    /// there a little later than at the leader.
     pub rack: Option<String>,
     /// Records that one [`poll`](crate::Consumer::poll) returns at most.
     pub poll_records_max: usize,

@@ -18,6 +18,10 @@ pub(crate) struct PartitionFetch {
     pub next: Position,
     pub leader: Option<BrokerId>,
     pub epoch: LeaderEpoch,
+    /// The replica that the leader has named to read from instead, and until when it is asked without asking the leader again.
+    pub preferred: Option<(BrokerId, Instant)>,
+    /// A replica failed: the leader itself is to be read from until then.
+    pub leader_until: Option<Instant>,
     /// Grows whenever what is in flight must be ignored: after a seek, a reset, or a change of leader.
     pub token: u64,
     pub in_flight: bool,
@@ -59,6 +63,8 @@ impl PartitionFetch {
             next,
             leader: None,
             epoch: LeaderEpoch::NONE,
+            preferred: None,
+            leader_until: None,
             token,
             in_flight: false,
             retry_at: None,
@@ -74,6 +80,11 @@ impl PartitionFetch {
     /// Where the next record handed out will be, but for what the consumer has in hand.
     pub fn position(&self) -> Position {
         self.buffered.front().map_or(self.next, |fetched| fetched.from)
+    }
+
+    /// Whom to ask.
+    pub fn source(&self) -> Option<BrokerId> {
+        self.preferred.map(|(broker, _)| broker).or(self.leader)
     }
 
     /// Goes on elsewhere; what is fetched or in flight is forgotten. Returns the bytes freed.

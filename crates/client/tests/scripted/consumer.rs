@@ -304,3 +304,45 @@ async fn a_cancelled_poll_loses_nothing() {
         expect(&mut consumer, start, 10).await;
     }
 }
+
+fn in_rack() -> ConsumerConfig {
+    ConsumerConfig { rack: Some("b".into()), ..quick() }
+}
+
+fn asked_of(fake: &Fake, broker: u32) -> usize {
+    fake.lock().fetched.iter().filter(|(id, _)| *id == broker).count()
+}
+
+#[tokio::test]
+async fn t26_a_reader_goes_to_the_replica_that_its_leader_names_and_back_when_that_fails() {
+    let fake = cluster(2, 20).await;
+    fake.lock().preferred = Some(2);
+    let mut consumer = consumer(&fake, in_rack(), StartAt::Beginning).await;
+    expect(&mut consumer, 0, 20).await;
+    assert_eq!(asked_of(&fake, 1), 1, "the leader was asked once, who to ask");
+    assert!(fake.lock().fetched.iter().all(|(_, request)| request.rack == "b"));
+    // An error of the replica is none of the reader's: neither a stop nor a reset, whatever it is.
+    let valid = error(ErrorCode::OffsetOutOfRange).with_valid_offsets(0, 5);
+    fake.on_fetch([OnFetch::Refuse(valid)]);
+    until("the leader is asked", || asked_of(&fake, 1) > 1).await;
+    let to_leader = fake.lock().fetched.iter().rev().find(|(id, _)| *id == 1).cloned().unwrap().1;
+    assert!(to_leader.partitions[0].not_elsewhere && to_leader.partitions[0].fetch_offset == 20);
+    append(&fake, 20..40);
+    expect(&mut consumer, 20, 20).await;
+}
+
+#[tokio::test]
+async fn t26_a_reader_loses_nothing_when_the_replica_dies_or_its_leader_changes() {
+    let fake = cluster(3, 20).await;
+    fake.lock().preferred = Some(2);
+    let mut consumer = consumer(&fake, in_rack(), StartAt::Beginning).await;
+    expect(&mut consumer, 0, 20).await;
+    fake.kill_broker(2);
+    append(&fake, 20..30);
+    expect(&mut consumer, 20, 10).await;
+    fake.lock().preferred = None;
+    fake.lead("t", 0, Some(3));
+    append(&fake, 30..40);
+    expect(&mut consumer, 30, 10).await;
+    assert!(asked_of(&fake, 3) > 0);
+}

@@ -258,6 +258,26 @@ impl Leader {
         let followers = self.followers.iter().filter(|(b, _)| self.view.isr.contains(b));
         followers.fold(self.log.start, |least, (_, p)| least.min(p.log_start()))
     }
+    /// The replica that a reader at `offset` should read from instead of this leader: one of those near it (KIP-392, T26).
+    /// `None`: this leader is near as well, or no other can serve the read.
+    ///
+    /// It must be in sync and have the offset; all such replicas have all that is committed, so that readers are spread over
+    /// them: `spread` is any number that a reader keeps.
+    pub fn preferred_replica(&self, offset: Offset, near: &BTreeSet<BrokerId>, spread: u64) -> Option<BrokerId> {
+        if near.contains(&self.me) {
+            return None;
+        }
+        let can_serve = |broker: &BrokerId, progress: &Progress| {
+            near.contains(broker)
+                && self.view.isr.contains(broker)
+                && self.is_eligible(*broker, progress)
+                && progress.log_start() <= offset
+                && progress.acknowledged(self.config.durability).is_some_and(|end| offset <= end)
+        };
+        let able: Vec<BrokerId> = self.followers.iter().filter(|(b, p)| can_serve(b, p)).map(|(b, _)| *b).collect();
+        let index = spread.checked_rem(able.len() as u64)?;
+        able.get(index as usize).copied()
+    }
     /// What is known of each replica, this one included.
     pub fn progress(&self) -> Vec<ReplicaProgress> {
         let own = ReplicaProgress {

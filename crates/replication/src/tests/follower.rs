@@ -249,3 +249,12 @@ fn records_that_begin_before_the_log_s_end_are_taken_only_as_the_answer_to_the_p
     let known = LeaderResponse { records: Some((o(30), o(50))), ..answer(50) };
     assert_eq!(follower(ends, 50).on_response(&known, ends, &epochs), []);
 }
+
+#[test]
+fn t26_what_the_leader_has_committed_and_this_log_lacks_is_yet_to_come() {
+    let mut follower = follower(log(0, 50), 40);
+    assert!(!follower.is_yet_to_come(o(51)));
+    let effects = follower.on_response(&answer(60), log(0, 50), &history(&[(3, 0)]));
+    assert_eq!((effects, follower.readable_below()), (vec![AdoptHighWatermark(o(50))], Some(o(50))));
+    assert_eq!((follower.is_yet_to_come(o(60)), follower.is_yet_to_come(o(61))), (true, false));
+}

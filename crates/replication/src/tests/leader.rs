@@ -351,3 +351,36 @@ fn the_low_watermark_is_the_least_log_start_of_the_isr() {
     let _ = test.try_fetch(&entry);
     assert_eq!(test.leader.low_watermark(), o(60));
 }
+
+fn near(ids: &[u32]) -> std::collections::BTreeSet<BrokerId> {
+    ids.iter().map(|id| b(*id)).collect()
+}
+
+#[test]
+fn t26_a_reader_is_sent_to_a_near_replica_that_is_in_sync_alive_and_has_the_offset() {
+    let mut test = Test::replicated(&[1, 2], 2);
+    let to = |test: &Test, offset, ids: &[u32]| test.leader.preferred_replica(o(offset), &near(ids), 0);
+    assert_eq!(to(&test, 50, &[2]), None, "it has said nothing in this epoch");
+    let _ = test.fetch(2, 100);
+    let _ = test.fetch(3, 40);
+    assert_eq!((to(&test, 50, &[2]), to(&test, 100, &[2, 3])), (Some(b(2)), Some(b(2))));
+    assert_eq!(to(&test, 101, &[2]), None, "it does not have that offset");
+    assert_eq!(to(&test, 20, &[3]), None, "not in sync");
+    assert_eq!((to(&test, 50, &[]), to(&test, 50, &[7])), (None, None));
+    assert_eq!(to(&test, 50, &[1, 2]), None, "the leader is as near, and knows more");
+    let mut entry = Test::entry(2, 100, 100);
+    entry.log_start_offset = o(30);
+    test.try_fetch(&entry).unwrap();
+    assert_eq!((to(&test, 29, &[2]), to(&test, 30, &[2])), (None, Some(b(2))), "it has deleted what is before");
+    let _ = test.on_view(&view(&[1, 2], 8), &[1, 3]);
+    assert_eq!(to(&test, 50, &[2]), None, "fenced");
+}
+
+#[test]
+fn t26_readers_are_spread_over_the_replicas_near_them() {
+    let mut test = Test::new(&[1, 2, 3], 2, Durability::Sync);
+    let _ = test.fetch(2, 100);
+    let _ = test.fetch(3, 100);
+    let to = |spread| test.leader.preferred_replica(o(10), &near(&[2, 3]), spread);
+    assert_eq!([to(0), to(1), to(2), to(u64::MAX)], [Some(b(2)), Some(b(3)), Some(b(2)), Some(b(3))]);
+}

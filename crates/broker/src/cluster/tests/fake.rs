@@ -213,7 +213,7 @@ impl Controller for Node {
             cluster_id: Some(register.cluster_id).filter(|id| !id.is_empty()),
             client_endpoint: endpoint(&register.client_endpoint),
             internal_endpoint: endpoint(&register.internal_endpoint),
-            rack: None,
+            rack: Some(register.rack).filter(|rack| !rack.is_empty()),
             clean_shutdown: register.clean_shutdown,
             previous_broker_epoch: BrokerEpoch::new(register.previous_broker_epoch),
         }))?;

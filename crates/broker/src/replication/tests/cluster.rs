@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use crate::cluster::Peers;
 use crate::config::BrokerConfig;
 use crate::core::Core;
-use crate::partition::{FetchFrom, IsrProposal, Partition, ReadRecords};
+use crate::partition::{FetchFrom, IsrProposal, Partition, ReadBounds, ReadRecords};
 use crate::produce::{Acks, ProduceAnswer, ProduceRequest, ProduceTo};
 use crate::replication::{self, Outside, ReplicationService};
 use crate::services::data::DataService;
@@ -260,8 +260,10 @@ impl Cluster {
             last_fetched_epoch: LeaderEpoch::NONE,
             isolation: highwater_types::IsolationLevel::ReadUncommitted,
             max_bytes: 1 << 20,
+            not_elsewhere: false,
         };
-        let read = self.partition(id, tp).fetch(&from, 1 << 20, true, None);
+        let bounds = ReadBounds { max_bytes: 1 << 20, at_least_one: true, near: None };
+        let read = self.partition(id, tp).fetch(&from, bounds, None);
         read.is_ok_and(|read| !matches!(read.records, ReadRecords::None))
     }
 

@@ -38,7 +38,7 @@ fn names(partitions: &[(TopicName, PartitionId)]) -> String {
 pub async fn consume(args: &Consume, client: &Client, group: &str) -> Outcome {
     let mut config = GroupConfig::new(group);
     config.instance_id.clone_from(&args.instance_id);
-    config.consumer.isolation = args.isolation();
+    config.consumer = args.config();
     "highwater consume".clone_into(&mut config.client_id);
     config.offset_reset = match args.from.0 {
         StartAt::Beginning => OffsetReset::Earliest,

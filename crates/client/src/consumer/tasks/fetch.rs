@@ -113,6 +113,7 @@ impl Fetcher {
             leader_epoch: asked.epoch.get(),
             last_fetched_epoch: asked.next.leader_epoch.get(),
             max_bytes: config.partition_bytes_max,
+            not_elsewhere: asked.not_elsewhere,
         };
         let request = v1::FetchRequest {
             isolation_level: offsets::isolation_to_wire(config.isolation),
@@ -156,6 +157,9 @@ impl Fetcher {
             let mut assignment = self.shared.lock();
             assignment.answered(&open.asked, None);
             for asked in &open.asked {
+                if assignment.back_to_leader(asked, now) {
+                    continue;
+                }
                 assignment.refused(asked, error, &self.shared.config, now, entropy);
             }
             drop(assignment);
@@ -164,13 +168,20 @@ impl Fetcher {
         }
         let asked: BTreeMap<TopicPartition, &Asked> = open.asked.iter().map(|asked| (asked.id, asked)).collect();
         let mut hints = Vec::new();
-        let mut news = false;
+        let (mut news, mut sent_elsewhere) = (false, false);
         {
             let mut assignment = self.shared.lock();
             assignment.answered(&open.asked, None);
             for result in answer.partitions {
                 let Some(asked) = result.topic_partition().ok().and_then(|id| asked.get(&id)) else { continue };
-                if let Some(diverged) = &result.diverging {
+                if let Some(error) = &result.error
+                    && assignment.back_to_leader(asked, now)
+                {
+                    tracing::debug!(broker = %self.broker, error = %error.message, "back to the leader");
+                } else if let Some(replica) = result.preferred_replica {
+                    assignment.sent_to(asked, BrokerId::new(replica), now);
+                    sent_elsewhere = true;
+                } else if let Some(diverged) = &result.diverging {
                     assignment.truncated(asked, diverged);
                     news = true;
                 } else if let Some(error) = result.error {
@@ -182,6 +193,10 @@ impl Fetcher {
                     news |= assignment.take_in(asked, result.records, aborted, now, entropy);
                 }
             }
+        }
+        if sent_elsewhere {
+            // That broker may have no fetcher yet.
+            self.shared.attention.notify_one();
         }
         if hints.iter().any(|(id, _)| self.shared.lock().raises_doubt(*id)) {
             self.shared.client.doubt_metadata();
@@ -205,6 +220,9 @@ impl Fetcher {
         let mut assignment = self.shared.lock();
         for open in std::mem::take(&mut self.open).into_values() {
             assignment.answered(&open.asked, Some(at));
+            for asked in &open.asked {
+                assignment.back_to_leader(asked, Instant::now());
+            }
         }
     }
 

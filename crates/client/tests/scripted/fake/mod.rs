@@ -73,6 +73,8 @@ pub struct State {
     pub admin_calls: usize,
     /// Whether NOT_LEADER says who leads.
     pub hint: bool,
+    /// The replica to which leaders send readers that say where they are.
+    pub preferred: Option<u32>,
     servers: BTreeMap<u32, AbortHandle>,
 }
 

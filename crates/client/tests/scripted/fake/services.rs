@@ -170,6 +170,15 @@ impl Broker {
             };
             result.error = self.refusal(&partition.topic_id, partition.partition, partition.leader_epoch);
             let state = self.fake.lock();
+            if let Some(preferred) = state.preferred.filter(|_| !request.rack.is_empty()) {
+                if preferred == self.id {
+                    result.error = None;
+                } else if result.error.is_none() && !partition.not_elsewhere {
+                    result.preferred_replica = Some(preferred);
+                    results.push(result);
+                    continue;
+                }
+            }
             let log = state.logs.get(&(partition.topic_id.to_vec(), partition.partition));
             if let (None, Some(log)) = (&result.error, log) {
                 if !(log.start..=log.end()).contains(&partition.fetch_offset) {
