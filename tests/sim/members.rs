@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::workload;
+use crate::world::World;
 
 /// As many as there are partitions; with one of them dead, another has two.
 const MEMBERS: u32 = workload::PARTITIONS;
@@ -39,23 +40,23 @@ pub fn hosts() -> Vec<String> {
 
 impl Members {
     /// Registers the hosts. The first is a static member: it has its partitions again when it is back in time.
-    pub fn join(sim: &mut turmoil::Sim<'_>, seed: u64, history: &History) -> Self {
+    pub fn join(sim: &mut turmoil::Sim<'_>, world: &World, history: &History) -> Self {
         let lives = (1..=MEMBERS).map(|number| (host(number), Cell::new(0))).collect();
         let group = Self { history: history.clone(), lives: Rc::new(lives), stop: watch::Sender::new(false) };
         for number in 1..=MEMBERS {
-            let group = group.clone();
-            sim.host(host(number), move || group.clone().live(seed, number));
+            let (group, world) = (group.clone(), world.clone());
+            sim.host(host(number), move || group.clone().live(world.clone(), number));
         }
         group
     }
 
-    async fn live(self, seed: u64, host_number: u32) -> Result<(), Box<dyn Error>> {
+    async fn live(self, world: World, host_number: u32) -> Result<(), Box<dyn Error>> {
         let host = host(host_number);
         let life = &self.lives[&host];
         life.set(life.get() + 1);
         let number = host_number * LIVES + life.get();
         let config = GroupConfig { instance_id: (host_number == 1).then(|| host.clone()), ..GroupConfig::new(GROUP) };
-        let client = workload::connect(seed, &host, workload::PATIENCE).await?;
+        let client = workload::connect(&world, &host, workload::PATIENCE).await?;
         members::work(&client, self.history.clone(), number, workload::TOPIC, config, self.stop.subscribe()).await;
         Ok(())
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::workload::{self, Fallible};
+use crate::world::World;
 
 const PIPELINES: u32 = 2;
 const GROUP: &str = "totals";
@@ -35,14 +36,14 @@ pub async fn make(client: &Client, patience: Duration) -> Fallible<()> {
 
 impl Pipelines {
     /// Registers the hosts.
-    pub fn start(sim: &mut turmoil::Sim<'_>, seed: u64) -> Self {
+    pub fn start(sim: &mut turmoil::Sim<'_>, world: &World) -> Self {
         let stop = watch::Sender::new(false);
         for number in 1..=PIPELINES {
-            let stop = stop.clone();
+            let (stop, world) = (stop.clone(), world.clone());
             sim.host(host(number), move || {
-                let stopping = stop.subscribe();
+                let (stopping, world) = (stop.subscribe(), world.clone());
                 async move {
-                    let client = workload::connect(seed, &host(number), workload::PATIENCE).await?;
+                    let client = workload::connect(&world, &host(number), workload::PATIENCE).await?;
                     work(&client, number, GROUP, [workload::TOPIC, OUT], stopping).await;
                     Ok(())
                 }

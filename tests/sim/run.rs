@@ -3,58 +3,106 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_testkit::History;
 use highwater_testkit::history::{Event, Report, Rules, check_ownership};
 use highwater_testkit::transactors::{Done, Transactor};
 
-use crate::faults::{Fault, Schedule};
+use crate::faults::{Fault, Kind, MESSAGE_MAX, Plan, Schedule, Wreckage};
 use crate::members::Members;
+use crate::operator::{self, Operator};
 use crate::pipelines::Pipelines;
-use crate::{cluster, faults, pipelines, table, workload};
+use crate::story::Story;
+use crate::world::World;
+use crate::{cluster, members, pipelines, table, workload};
 
-/// When the writers stop; faults are over before.
-const LOAD: Duration = Duration::from_secs(30);
 /// How long the cluster has to be whole again and give everything back.
 const RECOVERY: Duration = Duration::from_secs(60);
+/// More than any run takes beyond its load.
+const REST_MAX: Duration = Duration::from_secs(600);
 const WRITERS: u32 = 2;
 const TRANSACTORS: u32 = 2;
+const CLIENT: &str = "client";
+
+/// What is run.
+#[derive(Clone)]
+pub struct Task {
+    pub seed: u64,
+    /// Kinds of faults to draw from.
+    pub kinds: BTreeSet<Kind>,
+    /// When the writers stop; faults are over before.
+    pub load: Duration,
+    /// Of the episodes only these, by number.
+    pub only: Option<BTreeSet<usize>>,
+}
+
+impl Task {
+    /// What goes wrong in it.
+    pub fn schedule(&self) -> Schedule {
+        let members = [members::hosts(), pipelines::hosts()].concat();
+        let clients = [vec![CLIENT.to_owned(), operator::HOST.to_owned()], members.clone()].concat();
+        Plan { seed: self.seed, kinds: self.kinds.clone(), lasts: self.load, clients, members }.draw()
+    }
+}
 
 pub struct Outcome {
     pub history: String,
     pub report: Report,
     pub ledger: String,
-    pub schedule: Schedule,
+}
+
+/// What others see of a run while it runs, and if it fails. Clones are the same run's.
+#[derive(Clone, Default)]
+pub struct Progress {
+    pub story: Story,
+    /// Simulated milliseconds.
+    simulated: Arc<AtomicU64>,
+}
+
+impl Progress {
     /// By the simulation's clock.
-    pub lasted: Duration,
+    pub fn simulated(&self) -> Duration {
+        Duration::from_millis(self.simulated.load(Ordering::Relaxed))
+    }
+
+    fn is_at(&self, elapsed: Duration) {
+        self.simulated.store(elapsed.as_millis() as u64, Ordering::Relaxed);
+    }
 }
 
 /// Runs one seed. In a process of its own, or the same seed will not give the same history: tokio numbers the tasks of a
 /// process from one counter, and drops those of a crashed host in an order that depends on their numbers.
-/// With the numbers of episodes, only those of the seed's faults happen.
-pub fn run(seed: u64, only: Option<&BTreeSet<usize>>) -> Outcome {
+///
+/// # Panics
+/// If a promise was broken, or the cluster does not work again after the faults.
+pub fn run(task: &Task, progress: &Progress) -> Outcome {
+    let story = progress.story.clone();
     let mut sim = turmoil::Builder::new()
-        .rng_seed(seed)
-        .simulation_duration(Duration::from_secs(600))
+        .rng_seed(task.seed)
+        .simulation_duration(task.load + REST_MAX)
         .tick_duration(Duration::from_millis(1))
         .min_message_latency(Duration::from_micros(100))
-        .max_message_latency(Duration::from_millis(3))
+        .max_message_latency(MESSAGE_MAX)
         .tcp_capacity(4096)
         .build();
-    let hardware = cluster::build(&mut sim, seed);
+    let world = World::new(task.seed);
+    let nodes = cluster::build(&mut sim, &world);
     let history = History::timed_by(|| turmoil::sim_elapsed().unwrap_or_default());
-    let members = Members::join(&mut sim, seed, &history);
-    let pipelines = Pipelines::start(&mut sim, seed);
+    let members = Members::join(&mut sim, &world, &history);
+    let pipelines = Pipelines::start(&mut sim, &world);
+    let operator = Operator::start(&mut sim, &world, &story);
     let stop_writing = Rc::new(Cell::new(false));
     let ready = Rc::new(Cell::new(false));
     let ledger: Rc<Cell<String>> = Rc::default();
 
-    sim.client("client", {
+    sim.client(CLIENT, {
         let (stop_writing, ready, told) = (Rc::clone(&stop_writing), Rc::clone(&ready), Rc::clone(&ledger));
-        let (history, members) = (history.clone(), members.clone());
+        let (history, members, world, operator) = (history.clone(), members.clone(), world.clone(), operator.clone());
         async move {
-            let client = workload::connect(seed, "client", RECOVERY).await?;
+            let client = workload::connect(&world, CLIENT, RECOVERY).await?;
             workload::create_topic(&client, workload::TOPIC, RECOVERY).await?;
             workload::create_topic(&client, workload::LEDGER, RECOVERY).await?;
             table::make(&client, RECOVERY).await?;
@@ -87,39 +135,52 @@ pub fn run(seed: u64, only: Option<&BTreeSet<usize>>) -> Outcome {
             follower.await??;
             members.have_read_all(RECOVERY).await?;
             pipelines.have_done_all(&client, &history, RECOVERY).await?;
+            operator.has_done_all(RECOVERY).await?;
+            operator::is_whole(&client, RECOVERY).await?;
             Ok(())
         }
     });
 
     while !ready.get() {
-        step(&mut sim, &history);
+        step(&mut sim, progress, &history);
     }
     let start = sim.elapsed();
-    let schedule = Schedule::draw(seed, &hardware, start + Duration::from_secs(1), start + LOAD);
-    let events = schedule.events(only);
-    let mut coming = events.iter().peekable();
+    story.tell_at(start, "the load begins");
+    let clients = [vec![CLIENT.to_owned(), operator::HOST.to_owned()], members::hosts(), pipelines::hosts()].concat();
+    let mut wreckage = Wreckage::new(world, nodes, clients);
+    let mut coming = task.schedule().events(task.only.as_ref()).into_iter().peekable();
     loop {
-        while let Some((_, fault)) = coming.next_if(|(at, _)| *at <= sim.elapsed()) {
-            history.record_at(sim.elapsed(), Event::Fault { what: format!("{fault:?}") });
-            if let Fault::Crash { host, .. } = fault {
+        while let Some((_, number, fault)) = coming.next_if(|(at, ..)| start + *at <= sim.elapsed()) {
+            story.tell_at(sim.elapsed(), format!("[{number}] {fault}"));
+            history.record_at(sim.elapsed(), Event::Fault { what: fault.to_string() });
+            if let Fault::Crash { host, .. } = &fault {
                 members.crashes(host, sim.elapsed());
             }
-            faults::apply(&mut sim, &hardware, fault);
+            operator.take(&fault);
+            wreckage.apply(&mut sim, &fault);
         }
-        if sim.elapsed() >= start + LOAD {
+        if let Some(removed) = operator.take_removed() {
+            wreckage.retire(&mut sim, removed);
+        }
+        for told in wreckage.tend(&mut sim) {
+            story.tell_at(sim.elapsed(), told);
+        }
+        if !stop_writing.get() && sim.elapsed() >= start + task.load {
+            story.tell_at(sim.elapsed(), "the load ends");
             stop_writing.set(true);
         }
-        if step(&mut sim, &history) {
+        if step(&mut sim, progress, &history) {
             break;
         }
     }
+    story.tell_at(sim.elapsed(), "everything works again, and was read");
     let violations: Vec<String> = check_ownership(&history.events()).iter().map(ToString::to_string).collect();
     assert!(violations.is_empty(), "{}\n{}", violations.join("\n"), history.left_in_a_file());
     let report = history.assert_keeps(&Rules::idempotent());
-    let lasted = sim.elapsed();
-    Outcome { history: history.to_json_lines(), report, ledger: ledger.take(), schedule, lasted }
+    Outcome { history: history.to_json_lines(), report, ledger: ledger.take() }
 }
 
-fn step(sim: &mut turmoil::Sim<'_>, history: &History) -> bool {
+fn step(sim: &mut turmoil::Sim<'_>, progress: &Progress, history: &History) -> bool {
+    progress.is_at(sim.elapsed());
     sim.step().unwrap_or_else(|error| panic!("at {:?}: {error}; {}", sim.elapsed(), history.left_in_a_file()))
 }

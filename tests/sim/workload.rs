@@ -17,7 +17,8 @@ use highwater_testkit::pipeline::read_committed;
 use highwater_testkit::transactors::Done;
 use tokio::time::Instant;
 
-use crate::cluster::{bootstrap, seams};
+use crate::cluster::bootstrap;
+use crate::world::World;
 
 pub const TOPIC: &str = "orders";
 /// Written in transactions.
@@ -29,10 +30,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub type Fallible<T> = Result<T, Box<dyn Error>>;
 
 /// A client on `host`, once any broker answers.
-pub async fn connect(seed: u64, host: &str, patience: Duration) -> Fallible<Client> {
+pub async fn connect(world: &World, host: &str, patience: Duration) -> Fallible<Client> {
     let deadline = Instant::now() + patience;
     loop {
-        let attempt = Client::builder().bootstrap(bootstrap()).seams(seams(seed, host, &Arc::default())).build().await;
+        let attempt = Client::builder().bootstrap(bootstrap()).seams(world.seams(host)).build().await;
         match attempt {
             Ok(client) => return Ok(client),
             Err(error) if Instant::now() >= deadline => return Err(error.into()),

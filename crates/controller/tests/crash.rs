@@ -62,7 +62,7 @@ async fn t45_a_power_cut_loses_nothing_that_was_answered() {
         for _ in 0..10 + round * 5 {
             answered.push(tokio::time::timeout(DEADLINE, told.recv()).await.expect("in time").unwrap());
         }
-        store.crash();
+        store.crash(0);
         handle.abort().await;
         let _ = tokio::time::timeout(DEADLINE, writer).await.expect("the writer hears of the end");
         while let Ok(name) = told.try_recv() {

@@ -75,7 +75,7 @@ async fn t45_a_crash_loses_neither_votes_nor_entries_that_were_answered_for() {
     log.blocking_append([founding(0, "c"), blank(3, 1), blank(3, 2)]).await.unwrap();
     log.save_committed(Some(id(3, 1))).await.unwrap();
     machine.apply([founding(0, "c"), blank(3, 1)]).await.unwrap();
-    store.crash();
+    store.crash(0);
 
     let (mut log, machine) = open(store).await.unwrap();
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 1)));

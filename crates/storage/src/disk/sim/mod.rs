@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use self::tree::{NodeId, Tree};
 use super::Disk;
 
@@ -97,6 +99,7 @@ struct State {
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    stalled: Arc<watch::Sender<bool>>,
 }
 
 impl SimDisk {
@@ -113,7 +116,7 @@ impl SimDisk {
             calls_left: None,
             syncs: 0,
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), stalled: Arc::new(watch::Sender::new(false)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -155,6 +158,25 @@ impl SimDisk {
         self.state().calls_left = Some(calls);
     }
 
+    /// Whether the calls that [`SimDisk::end_run_after`] left to the present run are used up.
+    pub fn is_run_over(&self) -> bool {
+        self.state().calls_left == Some(0)
+    }
+
+    /// While it is stalled, whatever waits for the device goes on waiting: syncs and cold reads.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.send_replace(stalled);
+    }
+
+    /// What a call takes that waits for the device.
+    async fn pause(&self, time: Duration) {
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        // The sender is a part of this disk.
+        let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
+    }
+
     /// From now on, syncs of files whose path contains `path_part` fail, and what they should have made durable is
     /// never durable even if a later sync succeeds, as on Linux (T44). `None` ends it.
     pub fn fail_syncs(&self, path_part: Option<&str>) {
@@ -193,6 +215,12 @@ impl SimDisk {
         let (byte, bit) = (state.random.below(len), state.random.below(8) as u8);
         state.tree.content(file).flip(byte as usize, bit)?;
         Ok(Some(byte))
+    }
+
+    /// One of `items`, drawn by the disk's own randomness.
+    pub fn one_of<'i, T>(&self, items: &'i [T]) -> Option<&'i T> {
+        let index = self.state().random.below(items.len() as u64);
+        items.get(index as usize)
     }
 
     /// The paths of all files, sorted.

@@ -3,7 +3,6 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,12 +14,6 @@ use crate::disk::{DirEntry, Disk, DiskFile, DiskJob, DiskLock, OpenMode};
 pub(super) struct Mount {
     pub(super) disk: SimDisk,
     pub(super) run: u64,
-}
-
-async fn pause(time: Duration) {
-    if !time.is_zero() {
-        tokio::time::sleep(time).await;
-    }
 }
 
 impl Mount {
@@ -69,7 +62,8 @@ impl Disk for Mount {
         let time = self.with(|state| Ok(state.random.between(state.latency.sync)));
         let (mount, path) = (Self { disk: self.disk.clone(), run: self.run }, path.to_owned());
         async move {
-            pause(time?).await;
+            let time = time?;
+            mount.disk.pause(time).await;
             mount.sync_dir_blocking(&path)
         }
         .boxed()
@@ -101,9 +95,10 @@ impl Disk for Mount {
 
     fn execute(&self, job: DiskJob) -> BoxFuture<'static, ()> {
         let time = self.with(|state| Ok(state.random.between(state.latency.read)));
+        let disk = self.disk.clone();
         async move {
             // After a crash the job finds out by itself that its files are dead.
-            pause(time.unwrap_or_default()).await;
+            disk.pause(time.unwrap_or_default()).await;
             job();
         }
         .boxed()
@@ -210,7 +205,7 @@ impl DiskFile for SimFile {
         let begun = self.with(|state| Ok(state.begin_sync(self.node)));
         async move {
             let (covered, time) = begun?;
-            pause(time).await;
+            self.disk.pause(time).await;
             self.with(|state| state.end_sync(self.node, &self.path, covered))
         }
         .boxed()

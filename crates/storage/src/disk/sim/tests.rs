@@ -81,6 +81,49 @@ fn writes_tear_and_the_same_seed_tears_alike() {
 }
 
 #[test]
+fn power_loss_cuts_a_write_at_any_of_its_bytes() {
+    let mut lengths = std::collections::BTreeSet::new();
+    for seed in 0..2_000 {
+        let hardware = SimDisk::new(seed);
+        let disk = hardware.mount();
+        let file = synced_file(&disk, b"");
+        write(&file, 0, b"0123456789");
+        hardware.crash(Crash::Power);
+        let left = read(&hardware.mount(), "/f").unwrap();
+        if b"0123456789".starts_with(&left) {
+            lengths.insert(left.len());
+        }
+    }
+    assert_eq!(lengths, (0..=10).collect());
+}
+
+#[test]
+fn what_a_run_may_still_call_is_counted() {
+    let hardware = SimDisk::new(1);
+    let disk = hardware.mount();
+    let file = synced_file(&disk, b"abc");
+    hardware.end_run_after(1);
+    assert!(!hardware.is_run_over());
+    write(&file, 3, b"d");
+    assert!(hardware.is_run_over());
+    assert!(file.sync_blocking().is_err());
+    hardware.crash(Crash::Process);
+    assert!(!hardware.is_run_over());
+    assert_eq!(read(&hardware.mount(), "/f").unwrap(), b"abcd");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_disk_syncs_when_it_goes_on() {
+    let hardware = SimDisk::new(1);
+    let file = synced_file(&hardware.mount(), b"abc");
+    hardware.stall(true);
+    let mut sync = file.clone().sync();
+    assert!(tokio::time::timeout(Duration::from_secs(10), &mut sync).await.is_err());
+    hardware.stall(false);
+    sync.await.unwrap();
+}
+
+#[test]
 fn t44_after_a_failed_sync_a_later_one_succeeds_and_the_data_is_gone_all_the_same() {
     let hardware = SimDisk::new(1);
     let disk = hardware.mount();
