@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     for failed in &sum.failed {
         println!("FAILED: highwater-sim {failed}");
     }
-    Ok(sum.failed.is_empty() && sum.runs > 0)
+    Ok(sum.failed.is_empty())
 }
 
 fn from_clock() -> u64 {

@@ -78,7 +78,11 @@ impl Membership {
         let known = self.nodes();
         let bookkeeping = self.proposals.submit(Command::RemoveController { controller }, CHANGE_TIMEOUT);
         match known.get(&id) {
-            None => Err(error(ErrorCode::UnknownController, format!("there is no controller {id}"))),
+            None => {
+                // Whoever hears this may wipe its disk: a removal that is not committed may yet come to nothing.
+                self.is_committed().await?;
+                Err(error(ErrorCode::UnknownController, format!("there is no controller {id}")))
+            }
             Some((_, false)) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await,
             Some((_, true)) if known.values().filter(|(_, votes)| *votes).count() == 1 => {
                 Err(error(ErrorCode::InvalidRequest, format!("controller {id} is the last one and can't be removed")))
@@ -108,6 +112,16 @@ impl Membership {
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         membership.nodes().map(|(id, node)| (*id, (node.clone(), voters.contains(id)))).collect()
+    }
+
+    /// Waits until all that this controller's log said of the members when it became active is committed.
+    async fn is_committed(&self) -> Result<()> {
+        match tokio::time::timeout(CHANGE_TIMEOUT, self.raft.ensure_linearizable()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(_))) => Err(not_active(self.me, &self.raft.metrics().borrow())),
+            Ok(Err(RaftError::Fatal(reason))) => Err(error(ErrorCode::Internal, reason.to_string())),
+            Err(_) => Err(error(ErrorCode::RequestTimedOut, format!("no quorum agreed within {CHANGE_TIMEOUT:?}"))),
+        }
     }
 
     async fn change(&self, change: ChangeMembers<u64, ControllerNode>) -> Result<()> {
