@@ -165,6 +165,8 @@ until_true "all in sync again" 60 all_in_sync
 say "kill -9 of all at once: all are back"
 
 touch "$work/enough"
+writer_ended() { ! kill -0 "$writer" 2>/dev/null; }
+until_true "the writer ends" 150 writer_ended
 wait $writer || { writer=''; tail -n 3 "$work/reported"; fail "the writer failed"; }
 writer=''
 lines=$(wc -l <"$work/input")

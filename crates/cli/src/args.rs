@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use highwater_client::{AdminError, Client, CommitError, ConnectError, ConsumeError, ProduceError};
 
+use crate::commands::cluster::EndSignal;
 use crate::failure::{Failure, Outcome};
 
 /// How to reach the cluster.
@@ -67,6 +68,20 @@ pub fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     // A thread that still waits for standard input must not keep the command from ending.
     runtime.shutdown_background();
     result
+}
+
+/// Lets SIGINT and SIGTERM end a command that may go on for ever. Elsewhere they do so by themselves, but the kernel keeps
+/// them from the first process of a container unless it asks for them.
+pub async fn until_ended<T>(command: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    if std::process::id() != 1 {
+        return command.await;
+    }
+    let mut end = EndSignal::new()?;
+    tokio::select! {
+        biased;
+        result = command => result,
+        () = end.wait() => Err(Failure::failed("ended by a signal")),
+    }
 }
 
 /// The number of worker threads for a setting where 0 means one for each processor.

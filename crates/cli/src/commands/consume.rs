@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use highwater_client::{Client, ConsumerConfig, IsolationLevel, Offset, OffsetAt, PartitionId, StartAt, TimestampMs};
 
-use crate::args::{ConnectArgs, block_on};
+use crate::args::{ConnectArgs, block_on, until_ended};
 use crate::failure::{Failure, Outcome};
 
 pub mod format;
@@ -88,14 +88,20 @@ impl FromStr for Place {
 
 impl Consume {
     pub fn run(self) -> Outcome {
-        block_on(self.consume())
+        match &self.group {
+            Some(group) => block_on(self.consume_as_member(group)),
+            None => block_on(until_ended(self.consume())),
+        }
     }
 
-    async fn consume(self) -> Outcome {
+    /// Watches for signals itself, to commit what was printed.
+    async fn consume_as_member(&self, group: &str) -> Outcome {
         let client = self.connect.connect().await?;
-        if let Some(group) = &self.group {
-            return group::consume(&self, &client, group).await;
-        }
+        group::consume(self, &client, group).await
+    }
+
+    async fn consume(&self) -> Outcome {
+        let client = self.connect.connect().await?;
         let mut left = self.max.unwrap_or(u64::MAX);
         let mut ends = if self.until_end { self.ends(&client).await? } else { BTreeMap::new() };
         // Without --until-end the broker says so; here nothing would be asked of it.

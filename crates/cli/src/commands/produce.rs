@@ -8,7 +8,7 @@ use clap::Args;
 use highwater_client::{Acks, Compression, Delivery, ProducerConfig, ProducerRecord, TopicRef};
 use tokio::sync::mpsc;
 
-use crate::args::{ConnectArgs, block_on, parse_pair, parse_separator};
+use crate::args::{ConnectArgs, block_on, parse_pair, parse_separator, until_ended};
 use crate::failure::{Failure, Outcome};
 use crate::output::{line, thousands};
 
@@ -60,7 +60,7 @@ type Line = (u64, Bytes);
 
 impl Produce {
     pub fn run(self) -> Outcome {
-        block_on(self.produce())
+        block_on(until_ended(self.produce()))
     }
 
     async fn produce(self) -> Outcome {
