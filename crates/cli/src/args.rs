@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use highwater_client::{AdminError, Client, CommitError, ConnectError, ConsumeError, ProduceError};
 
-use crate::commands::cluster::EndSignal;
+use crate::commands::EndSignal;
 use crate::failure::{Failure, Outcome};
 
 /// How to reach the cluster.

@@ -14,6 +14,8 @@ mod server;
 mod topic;
 mod transaction;
 
+pub use cluster::EndSignal;
+
 use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
