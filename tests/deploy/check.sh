@@ -8,6 +8,8 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "WRONG: $*"; exit 1; }
+# The lists of packages may be old, or not there.
+from_apt() { apt-get -qq "$@" || { apt-get -qq update && apt-get -qq "$@"; }; }
 
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
@@ -34,14 +36,14 @@ done
 promtool=$(command -v promtool || true)
 if [ -z "$promtool" ]; then
   # As whoever fetches packages, who may not write to a folder of ours.
-  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download prometheus)
+  (cd "$work" && from_apt -o APT::Sandbox::User=root download prometheus)
   dpkg-deb --fsys-tarfile "$work"/prometheus_*.deb | tar -x -C "$work" ./usr/bin/promtool
   promtool=$work/usr/bin/promtool
 fi
 "$promtool" check config deploy/prometheus/prometheus.yml
 "$promtool" check rules deploy/prometheus/alerts.yml >/dev/null
 
-command -v systemd-analyze >/dev/null && command -v systemd-sysusers >/dev/null || apt-get install -y --no-install-recommends systemd >/dev/null
+command -v systemd-analyze >/dev/null && command -v systemd-sysusers >/dev/null || from_apt install -y --no-install-recommends systemd >/dev/null
 # The unit in a tree of its own, among those of the system that it names.
 root=$work/root
 mkdir -p "$root/usr/bin" "$root/etc/highwater" "$root/usr/lib/systemd" "$root/etc/systemd/system"
