@@ -121,7 +121,7 @@ produce() {
 }
 produce >"$work/reported" &
 writer=$!
-# Ends by itself at the last record, whose value is known then: `consume` without an end is ended from outside.
+# Reads until it is ended from outside, by the signal of Ctrl-C.
 "${compose[@]}" run --rm -T --name "$COMPOSE_PROJECT_NAME-reader" cli consume orders --format '%p %o %k:%v' >"$work/live" 2>>"$work/said" &
 reader=$!
 
@@ -173,7 +173,8 @@ lines=$(wc -l <"$work/input")
 live_has_all() { [ "$(wc -l <"$work/live")" -ge "$lines" ]; }
 until_true "the reader has read all" 60 live_has_all
 docker kill -s INT "$COMPOSE_PROJECT_NAME-reader" >/dev/null
-wait $reader || true
+reader_ended() { ! kill -0 "$reader" 2>/dev/null; }
+until_true "the reader ends by a signal" 20 reader_ended
 reader=''
 
 read_all >"$work/read"
