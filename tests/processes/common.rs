@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use highwater_client::{BrokerId, Client, ClusterMetadata, NewTopic, PartitionMetadata};
-use highwater_testkit::history::{Report, Rules};
-use highwater_testkit::workload::{Tail, Writers, WritersConfig, read_whole};
+use highwater_testkit::oracle::{Expectations, Report};
+use highwater_testkit::workloads::appends::{Writers, WritersConfig};
+use highwater_testkit::workloads::readers::{Tail, read_whole};
 use highwater_testkit::{History, LocalCluster, LocalClusterConfig, NodeId};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, timeout};
@@ -103,11 +104,11 @@ impl Scene {
     }
 
     /// Reads everything back and holds the history against the promises.
-    pub async fn check(&mut self, rules: &Rules) -> Report {
+    pub async fn check(&mut self, expectations: &Expectations) -> Report {
         self.readers += 1;
         let read = read_whole(&self.client, &self.history, self.readers, TOPIC, SOON).await;
         let read = read.unwrap_or_else(|error| panic!("reading all back: {error}"));
-        let report = self.history.assert_keeps(rules);
+        let report = self.history.assert_keeps(expectations);
         // Shown for a test that fails, or with --nocapture.
         println!("{report}");
         assert!(report.acknowledged > 0 && read > 0, "nothing was proved: {report}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use highwater_client::{ControllerId, NewTopic, NodeAddress};
 use highwater_testkit::NodeId;
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 
 use crate::common::{SOON, Scene, broker};
 
@@ -35,7 +35,7 @@ async fn the_cluster_works_on_with_two_of_three_controllers_whichever_dies() {
     for round in 0..3 {
         assert!(names.contains(&format!("after-{round}").as_str()), "{names:?}");
     }
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +66,7 @@ async fn a_controller_is_added_and_a_founder_removed_while_records_are_written()
     scene.start(broker(dead));
     scene.all_in_sync().await;
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 impl Scene {

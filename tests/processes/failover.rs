@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 
 use crate::common::{Scene, broker};
 
@@ -25,7 +25,7 @@ async fn acknowledged_records_survive_kill_9_of_their_leader() {
     writers.stop().await;
     let tailed = tail.stop().await.expect("a consumer rides out a failover");
     assert!(tailed > 0);
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,7 +41,7 @@ async fn killing_every_broker_in_turn_loses_nothing() {
     }
     writers.stop().await;
     tail.stop().await.expect("a consumer rides out failovers");
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,7 +60,7 @@ async fn a_leader_that_stands_still_is_replaced_and_finds_its_place_when_it_goes
     scene.all_in_sync().await;
     scene.acknowledged(100).await;
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,5 +76,5 @@ async fn with_durability_replicated_too_a_killed_leader_takes_nothing_along() {
         scene.all_in_sync().await;
     }
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use highwater_client::GroupConfig;
 use highwater_testkit::RecordId;
-use highwater_testkit::history::{Event, Rules, check_ownership};
-use highwater_testkit::members::{FIRST_READER, Member};
+use highwater_testkit::history::{Event, member_of};
+use highwater_testkit::oracle::Expectations;
+use highwater_testkit::workloads::members::Member;
 
 use crate::common::{Scene, TOPIC, broker};
 
@@ -42,7 +43,7 @@ fn unread(scene: &Scene) -> BTreeSet<RecordId> {
     let read: BTreeSet<RecordId> = events
         .iter()
         .filter_map(|timed| match &timed.event {
-            Event::Read { reader, id, .. } if *reader >= FIRST_READER => *id,
+            Event::Read { reader, id, .. } if member_of(*reader).is_some() => *id,
             _ => None,
         })
         .collect();
@@ -55,12 +56,6 @@ fn unread(scene: &Scene) -> BTreeSet<RecordId> {
 
 async fn all_read(scene: &Scene) {
     crate::common::until("every acknowledged record read by a member", || unread(scene).is_empty()).await;
-}
-
-fn check_owners(scene: &Scene) {
-    let violations = check_ownership(&scene.history.events());
-    let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(violations.is_empty(), "{}", text.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,8 +83,7 @@ async fn p5_partitions_move_only_as_they_must_and_a_dead_member_s_go_to_the_othe
     all_read(&scene).await;
     first.close().await;
     fourth.close().await;
-    check_owners(&scene);
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,8 +112,7 @@ async fn p5_a_static_member_that_returns_in_time_has_its_partitions_back_and_nob
     assert_eq!(now, given_to_two);
     back.close().await;
     two.close().await;
-    check_owners(&scene);
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,8 +133,7 @@ async fn p5_a_group_outlives_its_coordinator() {
     for member in members {
         member.close().await;
     }
-    check_owners(&scene);
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 /// Members come, leave and die for as long as `HIGHWATER_STORM_SECONDS` says (8 s), under load.
@@ -173,7 +165,6 @@ async fn p5_a_rebalance_storm_loses_no_record_and_never_makes_two_owners() {
     for member in members {
         member.close().await;
     }
-    check_owners(&scene);
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
     assert!(next > 3, "there was a storm");
 }

@@ -1,7 +1,7 @@
 //! Who is in sync, as followers fall behind and catch up.
 
 use highwater_client::PartitionMetadata;
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 
 use crate::common::{Scene, broker};
 
@@ -28,5 +28,5 @@ async fn t22_a_follower_that_stands_still_leaves_the_isr_and_joins_again_once_ca
     scene.all_in_sync().await;
     scene.acknowledged(200).await;
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use highwater_storage::RealDisk;
 use highwater_storage::dump::{self, DumpItem};
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 
 use crate::common::{PARTITIONS, Scene, TOPIC, broker, until};
 
@@ -28,7 +28,7 @@ async fn kill_9_of_all_brokers_in_the_middle_of_a_load_loses_nothing_acknowledge
         writers.stop().await;
         scene.all_in_sync().await;
     }
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +44,7 @@ async fn kill_9_of_every_process_in_the_middle_of_a_load_loses_nothing_acknowled
     scene.acknowledged(300).await;
     writers.stop().await;
     scene.all_in_sync().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 /// A minority's bit flip loses nothing (NATS #7549): it is found when it is read, at the latest, and fetched anew.
@@ -68,7 +68,7 @@ async fn t43_a_bit_flipped_on_the_disk_of_one_replica_is_healed_and_never_served
     let moved = scene.client.admin().elect_preferred_leaders(&[TOPIC]).await;
     moved.unwrap_or_else(|error| panic!("{error}"));
     scene.partitions_when("the preferred leader", |partitions| partitions[0].leader == Some(damaged)).await;
-    let report = scene.check(&Rules::idempotent()).await;
+    let report = scene.check(&Expectations::default()).await;
     assert!(report.read >= 1000, "{report}");
     let served = data.join(format!("{topic}-0"));
     until("a sound log on that disk", || is_sound(&served)).await;

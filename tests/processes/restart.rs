@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 
 use crate::common::{Scene, broker};
 
@@ -26,7 +26,7 @@ async fn restarting_every_broker_in_turn_loses_nothing_and_each_exits_with_0() {
     }
     writers.stop().await;
     tail.stop().await.expect("a consumer rides out restarts");
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,5 +48,5 @@ async fn a_cluster_that_was_shut_down_whole_comes_back_with_everything() {
     let writers = scene.write_as(11);
     scene.acknowledged(200).await;
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 
 use crate::common::Scene;
 
@@ -47,5 +47,5 @@ async fn garbage_half_open_connections_and_oversized_frames_harm_nobody_else() {
     scene.cluster.check_alive().unwrap_or_else(|error| panic!("{error}"));
     writers.stop().await;
     drop(held);
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }

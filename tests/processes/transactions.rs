@@ -1,21 +1,29 @@
 //! Transactions on real brokers.
 
-use std::collections::BTreeSet;
-
 use highwater_client::NewTopic;
-use highwater_testkit::RecordId;
-use highwater_testkit::history::{Event, Rules, Told, check_atomicity, check_exactly_once};
-use highwater_testkit::pipeline::{Pipeline, read_committed};
-use highwater_testkit::transactors::{Done, Transactor};
+use highwater_testkit::Event;
+use highwater_testkit::history::{Removal, Timed};
+use highwater_testkit::oracle::Expectations;
+use highwater_testkit::workloads::pipeline::{self, Pipeline};
+use highwater_testkit::workloads::readers::{Reader, Tail, read_whole_as};
+use highwater_testkit::workloads::transactors::Transactor;
 
-use crate::common::{PARTITIONS, SOON, Scene, TOPIC, broker};
+use crate::common::{PARTITIONS, SOON, Scene, TOPIC, broker, until};
 
 const OUT: &str = "totals";
+const GROUP: &str = "totals";
+/// Readers of what is committed, besides those of the scene.
+const COMMITTED: [u32; 2] = [101, 102];
 
-/// Everything that was read of the input so far.
-fn inputs(scene: &Scene) -> BTreeSet<RecordId> {
-    let events = scene.history.events();
-    events.iter().filter_map(|timed| if let Event::Read { id, .. } = &timed.event { *id } else { None }).collect()
+/// Offsets of such a topic also go to what ends transactions.
+fn transactional(topic: &str) -> Event {
+    Event::Topic { topic: topic.into(), synced: true, removal: Removal::OnRequest, dense: false }
+}
+
+async fn read_all_committed(scene: &Scene, topic: &str) {
+    let reader = Reader::of_committed(COMMITTED[1]);
+    let read = read_whole_as(&scene.client, &scene.history, reader, topic, &topic.into(), SOON).await;
+    read.unwrap_or_else(|error| panic!("reading all that is committed: {error}"));
 }
 
 /// P4: consume, transform, produce, commit, under kills of pipelines and brokers.
@@ -26,7 +34,10 @@ async fn p4_each_input_comes_out_exactly_once_whoever_is_killed() {
     scene.client.admin().create_topic(out).await.expect("a new topic");
     let bootstrap = scene.cluster.bootstrap();
     let history = scene.history.clone();
-    let pipeline = |number| Pipeline::start(&bootstrap, &history, number, "totals", TOPIC, OUT);
+    history.record(transactional(OUT));
+    history.record(pipeline::described(GROUP, TOPIC, OUT));
+    let tail = Tail::start_as(&scene.client, &history, Reader::of_committed(COMMITTED[0]), OUT);
+    let pipeline = |number| Pipeline::start(&bootstrap, &history, number, GROUP, TOPIC, OUT);
     let writers = scene.write();
     let mut pipelines = [Some(pipeline(1)), Some(pipeline(2))];
     for dead in scene.cluster.broker_ids() {
@@ -44,42 +55,34 @@ async fn p4_each_input_comes_out_exactly_once_whoever_is_killed() {
         scene.all_in_sync().await;
     }
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
-    let inputs = inputs(&scene);
-    assert!(inputs.len() > 1000, "only {} records went in", inputs.len());
-    let all_out = async {
-        loop {
-            let outputs = read_committed(&scene.client, OUT, SOON).await.expect("the output can be read");
-            let out: BTreeSet<RecordId> = outputs.iter().map(|(_, _, id)| *id).collect();
-            if out.is_superset(&inputs) {
-                return outputs;
-            }
-        }
-    };
-    let outputs = tokio::time::timeout(SOON, all_out).await.expect("every input comes out");
+    let all_out = || pipeline::not_copied(&history.events(), TOPIC, OUT).is_empty();
+    until("every acknowledged input in the output", all_out).await;
     for pipeline in pipelines.into_iter().flatten() {
         pipeline.close().await;
     }
-    let violations = check_exactly_once(&inputs, &outputs);
-    let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(violations.is_empty(), "{}", text.join("\n"));
-    // And nothing comes after it.
-    let later = read_committed(&scene.client, OUT, SOON).await.expect("the output can be read");
-    assert_eq!(later.len(), outputs.len());
+    let offsets = pipeline::record_offsets(&scene.client, &history, GROUP, TOPIC, SOON).await;
+    offsets.expect("the group's offsets can be read");
+    read_all_committed(&scene, OUT).await;
+    tail.stop().await.expect("the output can be followed");
+    let report = scene.check(&Expectations::default()).await;
+    assert!(report.acknowledged > 1000, "only {} records went in", report.acknowledged);
 }
 
 /// P4: transactions over all partitions, under kills of brokers, those that coordinate and lead among them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p4_a_transaction_is_there_wholly_or_not_at_all_whoever_is_killed() {
     let mut scene = Scene::new().await;
-    let done = Done::default();
+    scene.history.record(transactional(TOPIC));
     let transactors: Vec<_> =
-        (1..=3).map(|number| Transactor::start(&scene.client, number, TOPIC, PARTITIONS, &done)).collect();
-    let ended = || done.lock().expect("no transactor has panicked").len();
+        (1..=3).map(|number| Transactor::start(&scene.client, &scene.history, number, TOPIC, PARTITIONS)).collect();
+    let tail = Tail::start_as(&scene.client, &scene.history, Reader::of_committed(COMMITTED[0]), TOPIC);
+    let is_end = |timed: &&Timed| matches!(timed.event, Event::Ended { .. });
+    let history = scene.history.clone();
+    let ended = || history.events().iter().filter(is_end).count();
     for dead in scene.cluster.broker_ids() {
         for kill in [true, false] {
             let wanted = ended() + 20;
-            crate::common::until("20 more transactions", || ended() >= wanted).await;
+            until("20 more transactions", || ended() >= wanted).await;
             if kill {
                 scene.kill(broker(dead));
             } else {
@@ -91,12 +94,10 @@ async fn p4_a_transaction_is_there_wholly_or_not_at_all_whoever_is_killed() {
     for transactor in transactors {
         transactor.stop().await;
     }
-    let found = read_committed(&scene.client, TOPIC, SOON).await.expect("the topic can be read");
-    let done = done.lock().expect("no transactor has panicked").clone();
-    let told = |told| done.iter().filter(|one| one.told == told).count();
-    println!("{} committed, {} aborted, {} unknown", told(Told::Committed), told(Told::Aborted), told(Told::Unknown));
-    let violations = check_atomicity(&done, &found);
-    let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(violations.is_empty(), "{}", text.join("\n"));
-    assert!(told(Told::Committed) > 20 && told(Told::Aborted) > 10, "nothing was proved");
+    read_all_committed(&scene, TOPIC).await;
+    tail.stop().await.expect("the topic can be followed");
+    let report = scene.history.assert_keeps(&Expectations::default());
+    println!("{report}");
+    let [committed, aborted, _] = report.transactions;
+    assert!(committed > 20 && aborted > 10, "nothing was proved: {report}");
 }

@@ -6,15 +6,12 @@ mod args;
 mod budget;
 mod cluster;
 mod faults;
-mod members;
 mod node;
 mod one;
 mod operator;
-mod pipelines;
 mod run;
 mod story;
-mod table;
-mod workload;
+mod workloads;
 mod world;
 
 use std::process::ExitCode;

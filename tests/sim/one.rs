@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
             if !args.brief {
                 progress.story.print();
             }
-            println!("seed {seed} held: {}; {}; {faults} faults; {simulated}", outcome.report, outcome.ledger);
+            println!("seed {seed} held: {}; {faults} faults; {simulated}", outcome.report);
             if let Some(file) = &args.history {
                 std::fs::write(file, outcome.history)?;
             }

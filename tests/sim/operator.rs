@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::cluster::{PORT, controller_host};
 use crate::faults::Fault;
 use crate::story::Story;
-use crate::workload::{self, Fallible};
+use crate::workloads::{Fallible, PATIENCE, connect, plain};
 use crate::world::World;
 
 pub const HOST: &str = "operator";
@@ -36,9 +36,9 @@ impl Operator {
         sim.host(HOST, move || {
             let (it, world, story) = (it.clone(), world.clone(), story.clone());
             async move {
-                let client = workload::connect(&world, HOST, workload::PATIENCE).await?;
+                let client = connect(&world, HOST, PATIENCE).await.map_err(plain)?;
                 tokio::task::spawn_local(watch(client.clone(), story.clone()));
-                it.work(&client, &story).await
+                it.work(&client, &story).await.map_err(plain)
             }
         });
         operator

@@ -1,32 +1,23 @@
 //! One run of the simulation under one seed.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_testkit::History;
-use highwater_testkit::history::{Event, Report, Rules, check_ownership};
-use highwater_testkit::transactors::{Done, Transactor};
+use highwater_testkit::history::Event;
+use highwater_testkit::oracle::{Expectations, Report};
 
+use crate::cluster;
 use crate::faults::{Fault, Kind, MESSAGE_MAX, Plan, Schedule, Wreckage};
-use crate::members::Members;
-use crate::operator::{self, Operator};
-use crate::pipelines::Pipelines;
+use crate::operator::Operator;
 use crate::story::Story;
+use crate::workloads::{self, Workloads};
 use crate::world::World;
-use crate::{cluster, members, pipelines, table, workload};
 
-/// How long the cluster has to be whole again and give everything back.
-const RECOVERY: Duration = Duration::from_secs(60);
 /// More than any run takes beyond its load.
 const REST_MAX: Duration = Duration::from_secs(600);
-const WRITERS: u32 = 2;
-const TRANSACTORS: u32 = 2;
-const CLIENT: &str = "client";
-
 /// What is run.
 #[derive(Clone)]
 pub struct Task {
@@ -42,8 +33,7 @@ pub struct Task {
 impl Task {
     /// What goes wrong in it.
     pub fn schedule(&self) -> Schedule {
-        let members = [members::hosts(), pipelines::hosts()].concat();
-        let clients = [vec![CLIENT.to_owned(), operator::HOST.to_owned()], members.clone()].concat();
+        let (clients, members) = (workloads::hosts(), workloads::mortals());
         Plan { seed: self.seed, kinds: self.kinds.clone(), lasts: self.load, clients, members }.draw()
     }
 }
@@ -51,7 +41,6 @@ impl Task {
 pub struct Outcome {
     pub history: String,
     pub report: Report,
-    pub ledger: String,
 }
 
 /// What others see of a run while it runs, and if it fails. Clones are the same run's.
@@ -91,70 +80,25 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
     let world = World::new(task.seed);
     let nodes = cluster::build(&mut sim, &world);
     let history = History::timed_by(|| turmoil::sim_elapsed().unwrap_or_default());
-    let members = Members::join(&mut sim, &world, &history);
-    let pipelines = Pipelines::start(&mut sim, &world);
     let operator = Operator::start(&mut sim, &world, &story);
-    let stop_writing = Rc::new(Cell::new(false));
-    let ready = Rc::new(Cell::new(false));
-    let ledger: Rc<Cell<String>> = Rc::default();
-
-    sim.client(CLIENT, {
-        let (stop_writing, ready, told) = (Rc::clone(&stop_writing), Rc::clone(&ready), Rc::clone(&ledger));
-        let (history, members, world, operator) = (history.clone(), members.clone(), world.clone(), operator.clone());
-        async move {
-            let client = workload::connect(&world, CLIENT, RECOVERY).await?;
-            workload::create_topic(&client, workload::TOPIC, RECOVERY).await?;
-            workload::create_topic(&client, workload::LEDGER, RECOVERY).await?;
-            table::make(&client, RECOVERY).await?;
-            pipelines::make(&client, RECOVERY).await?;
-            ready.set(true);
-            let table = table::write(client.clone(), Rc::clone(&stop_writing));
-            let table = tokio::task::spawn_local(async move { table.await.map_err(|e| e.to_string()) });
-            let stop_reading = Rc::new(Cell::new(false));
-            let follower = workload::follow(client.clone(), history.clone(), 1, Rc::clone(&stop_reading));
-            let follower = tokio::task::spawn_local(async move { follower.await.map_err(|e| e.to_string()) });
-            let writers = (0..WRITERS).map(|writer| {
-                let work = workload::write(client.clone(), history.clone(), writer, Rc::clone(&stop_writing));
-                tokio::task::spawn_local(async move { work.await.map_err(|e| e.to_string()) })
-            });
-            let done = Done::default();
-            let transactors: Vec<_> = (1..=TRANSACTORS)
-                .map(|number| Transactor::start(&client, number, workload::LEDGER, workload::PARTITIONS, &done))
-                .collect();
-            for writer in writers.collect::<Vec<_>>() {
-                writer.await??;
-            }
-            for transactor in transactors {
-                transactor.stop().await;
-            }
-            let written = table.await??;
-            let ledger = workload::check_ledger(&client, &done, RECOVERY).await?;
-            told.replace(format!("{ledger}; {}", table::check(&client, &written, RECOVERY).await?));
-            workload::read_whole(&client, &history, 2, RECOVERY).await?;
-            stop_reading.set(true);
-            follower.await??;
-            members.have_read_all(RECOVERY).await?;
-            pipelines.have_done_all(&client, &history, RECOVERY).await?;
-            operator.has_done_all(RECOVERY).await?;
-            operator::is_whole(&client, RECOVERY).await?;
-            Ok(())
-        }
-    });
-
-    while !ready.get() {
+    let work = Workloads::start(&mut sim, &world, &history, &operator);
+    while !work.is_ready() {
         step(&mut sim, progress, &history);
     }
     let start = sim.elapsed();
     story.tell_at(start, "the load begins");
-    let clients = [vec![CLIENT.to_owned(), operator::HOST.to_owned()], members::hosts(), pipelines::hosts()].concat();
-    let mut wreckage = Wreckage::new(world, nodes, clients);
+    let mut wreckage = Wreckage::new(world, nodes, workloads::hosts());
     let mut coming = task.schedule().events(task.only.as_ref()).into_iter().peekable();
+    let mut is_over = false;
     loop {
         while let Some((_, number, fault)) = coming.next_if(|(at, ..)| start + *at <= sim.elapsed()) {
             story.tell_at(sim.elapsed(), format!("[{number}] {fault}"));
             history.record_at(sim.elapsed(), Event::Fault { what: fault.to_string() });
-            if let Fault::Crash { host, .. } = &fault {
-                members.crashes(host, sim.elapsed());
+            if let Fault::Crash { host, power_loss } = &fault {
+                work.crashes(host, sim.elapsed());
+                if *power_loss {
+                    history.record_at(sim.elapsed(), Event::PowerLost { node: host.clone() });
+                }
             }
             operator.take(&fault);
             wreckage.apply(&mut sim, &fault);
@@ -165,19 +109,18 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         for told in wreckage.tend(&mut sim) {
             story.tell_at(sim.elapsed(), told);
         }
-        if !stop_writing.get() && sim.elapsed() >= start + task.load {
+        if !is_over && sim.elapsed() >= start + task.load {
             story.tell_at(sim.elapsed(), "the load ends");
-            stop_writing.set(true);
+            work.stop();
+            is_over = true;
         }
         if step(&mut sim, progress, &history) {
             break;
         }
     }
     story.tell_at(sim.elapsed(), "everything works again, and was read");
-    let violations: Vec<String> = check_ownership(&history.events()).iter().map(ToString::to_string).collect();
-    assert!(violations.is_empty(), "{}\n{}", violations.join("\n"), history.left_in_a_file());
-    let report = history.assert_keeps(&Rules::idempotent());
-    Outcome { history: history.to_json_lines(), report, ledger: ledger.take() }
+    let report = history.assert_keeps(&Expectations::default());
+    Outcome { history: history.to_json_lines(), report }
 }
 
 fn step(sim: &mut turmoil::Sim<'_>, progress: &Progress, history: &History) -> bool {

@@ -1,18 +1,16 @@
 //! What tests of a whole cluster are made of: a runner of clusters of real processes, a recorder of what clients did
-//! and saw, checkers that hold such a history against the promises, and a simulated network.
+//! and saw, workloads that fill it, an oracle that holds it against the promises, and a simulated network.
 //!
 //! The runner is also behind `highwater cluster up` and `highwater quickstart`.
 
 pub mod history;
 pub mod local_cluster;
-pub mod members;
-pub mod pipeline;
+pub mod oracle;
 pub mod shrink;
 #[cfg(feature = "simulation")]
 pub mod sim_net;
-pub mod transactors;
 pub mod usage;
-pub mod workload;
+pub mod workloads;
 
 pub use highwater_storage::sim;
 pub use history::{Event, History, RecordId};

@@ -1,94 +1,23 @@
-//! What clients did and saw, in the order in which it happened, and the checks of it.
+//! What clients did and saw, in the order in which it happened. [`crate::oracle`] holds it against the promises.
 //!
 //! A history holds no content: a record is its [`RecordId`], which travels inside of it, and a checksum. It can be
 //! written as JSON lines, so that two runs can be compared and a failed one be read.
 
-mod atomic;
-mod check;
-mod exactly_once;
-mod ownership;
+mod event;
 mod payload;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use highwater_types::{Offset, PartitionId};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-pub use atomic::{AtomicityViolation, Told, Transacted, check_atomicity};
-pub use check::{Duplicates, Report, Rules, Violation, check};
-pub use exactly_once::{PipelineViolation, check_exactly_once};
-pub use ownership::{OwnershipViolation, check_ownership};
+pub use event::{
+    AckedBy, Event, FIRST_MEMBER_READER, Place, RecordId, Removal, Sign, Timed, Told, TransactionId, life_of,
+    member_of, reader_of,
+};
 pub use payload::{checksum, payload, record_id};
 
-/// Names a record over the whole history: the `number`-th that `writer` sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct RecordId {
-    pub writer: u32,
-    pub number: u64,
-}
-
-impl std::fmt::Display for RecordId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "record {} of writer {}", self.number, self.writer)
-    }
-}
-
-/// A partition, as clients name it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
-    pub topic: Arc<str>,
-    pub partition: PartitionId,
-}
-
-impl Place {
-    pub fn new(topic: &str, partition: u32) -> Self {
-        Self { topic: topic.into(), partition: PartitionId::new(partition) }
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.topic, self.partition)
-    }
-}
-
-/// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-pub enum Event {
-    /// Handed to the producer. A writer's numbers grow, in the order of its sends.
-    Sent { id: RecordId, topic: Arc<str>, checksum: u32 },
-    /// The producer said: written, with the acks asked for.
-    Acknowledged { id: RecordId, place: Place, offset: Offset },
-    /// The producer said: failed, and nothing was written.
-    Refused { id: RecordId, why: String },
-    /// The producer said: failed, and it can't tell whether it was written.
-    Unknown { id: RecordId, why: String },
-    /// A reader was given this record. `id` is `None` for one that carries no id.
-    Read { reader: u32, place: Place, offset: Offset, id: Option<RecordId>, checksum: u32 },
-    /// A reader has read everything of `place` from `from` (inclusive) to `to` (exclusive).
-    ReadWhole { reader: u32, place: Place, from: Offset, to: Offset },
-    /// A member of a group was given the partition. Members are numbered over the whole history, each life its own number.
-    Assigned { group: Arc<str>, member: u32, place: Place },
-    /// The member gave it back, or heard that it has lost it.
-    Released { group: Arc<str>, member: u32, place: Place },
-    /// The member was killed or paused: what it had may go to others without its knowing.
-    MemberGone { member: u32 },
-    /// The coordinator took the offset. `began`: when the member asked for it.
-    Committed { group: Arc<str>, member: u32, place: Place, offset: Offset, began: Duration },
-    /// Something was broken on purpose, or repaired.
-    Fault { what: String },
-}
-
-/// An event and when it happened, since the history began.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timed {
-    pub at: Duration,
-    #[serde(flatten)]
-    pub event: Event,
-}
+use crate::oracle::{Expectations, Report, check};
 
 /// Records events from many tasks. Clones share one history.
 #[derive(Debug, Clone)]
@@ -171,8 +100,8 @@ impl History {
     }
 
     /// Checks it, and panics with the violations if there are any; the history is then left in a file, which is named.
-    pub fn assert_keeps(&self, rules: &Rules) -> Report {
-        let report = check(&self.events(), rules);
+    pub fn assert_keeps(&self, expectations: &Expectations) -> Report {
+        let report = check(&self.events(), expectations);
         if !report.violations.is_empty() {
             panic!("{report}\n{}", self.left_in_a_file());
         }
@@ -195,5 +124,37 @@ impl History {
     fn lock(&self) -> MutexGuard<'_, Vec<Timed>> {
         // A poisoned list of events is still one.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_being_written_as_json() {
+        let (id, topic) = (RecordId { writer: 1, number: 2 }, Arc::from("t"));
+        let transaction = Some(TransactionId { writer: 1, number: 3 });
+        let began = Duration::from_millis(1);
+        let place = Place::new("t", 0);
+        let events = [
+            Event::sent(id, &topic, 7),
+            Event::sent_in(transaction, id, &topic, 7),
+            Event::Acknowledged { id, place: place.clone(), offset: highwater_types::Offset::ZERO },
+            Event::Works { sign: Sign::Written { place } },
+            Event::Topic { topic, synced: true, removal: Removal::Compaction, dense: false },
+            Event::Ended {
+                transaction: TransactionId { writer: 1, number: 3 },
+                told: Told::Unknown,
+                asked: began,
+                why: "?".into(),
+            },
+            Event::Healed,
+        ];
+        for event in events {
+            let timed = Timed { at: began, event };
+            let text = serde_json::to_string(&timed).unwrap();
+            assert_eq!(serde_json::from_str::<Timed>(&text).unwrap(), timed);
+        }
     }
 }

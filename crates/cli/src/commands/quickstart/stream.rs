@@ -71,7 +71,7 @@ impl Stage {
             }
             let id = RecordId { writer: 0, number: number as u64 };
             let sum = checksum(record.key.as_deref(), Some(&record.value));
-            self.history.record(Event::Sent { id, topic: Arc::clone(&topic), checksum: sum });
+            self.history.record(Event::sent(id, &topic, sum));
             let delivery = producer.send(to_send(&topic, number, record)).await?;
             let (history, topic, bar) = (self.history.clone(), Arc::clone(&topic), bar.clone());
             settling.spawn(async move {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use highwater_client::{ConsumerConfig, ConsumerRecord, Offset, OffsetAt, PartitionId, StartAt};
 use highwater_testkit::RecordId;
-use highwater_testkit::history::{Event, Place, Report, Rules, check, checksum};
+use highwater_testkit::history::{Event, Place, checksum};
+use highwater_testkit::oracle::{Expectations, Report, check};
 
 use super::input::Input;
 use super::stream::LINE_HEADER;
@@ -42,7 +43,7 @@ impl Verified {
 
 impl Stage {
     pub async fn verify(&self, input: &Input) -> Outcome<Verified> {
-        let began = Instant::now();
+        let (began, began_at) = (Instant::now(), self.history.now());
         let ends = self.client.admin().list_offsets(&self.topic, OffsetAt::Latest).await?;
         let ends: BTreeMap<PartitionId, Offset> =
             ends.into_iter().map(|(id, end)| (id, end.offset.unwrap_or(Offset::ZERO))).collect();
@@ -65,9 +66,9 @@ impl Stage {
         }
         for (partition, to) in ends {
             let place = Place { topic: Arc::clone(&topic), partition };
-            self.history.record(Event::ReadWhole { reader: 0, place, from: Offset::ZERO, to });
+            self.history.record(Event::ReadWhole { reader: 0, place, from: Offset::ZERO, to, began: began_at });
         }
-        let report = check(&self.history.events(), &Rules::idempotent());
+        let report = check(&self.history.events(), &Expectations::default());
         let bytes =
             |it: &ConsumerRecord| it.value.as_ref().map_or(0, Bytes::len) + it.key.as_ref().map_or(0, Bytes::len);
         Ok(Verified {
@@ -92,6 +93,7 @@ fn read_event(topic: &Arc<str>, record: &ConsumerRecord) -> Event {
         offset: record.offset,
         id: line_of(record).map(|number| RecordId { writer: 0, number }),
         checksum: checksum(record.key.as_deref(), record.value.as_deref()),
+        timestamp_ms: None,
     }
 }
 

@@ -10,11 +10,12 @@ use highwater_client::{
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use crate::history::{Event, History, Place, checksum, record_id};
+use super::readers::seen;
+use super::{Fallible, PAUSE};
+use crate::history::{Event, History, Place, reader_of};
 
-/// Readers of a history from here on are members: each of their lives in a group is a reader of its own.
-pub const FIRST_READER: u32 = 10_000;
 /// A commit for about so many records, and at least so often.
 const COMMIT_EVERY: usize = 50;
 const COMMIT_AT_LEAST: Duration = Duration::from_millis(200);
@@ -90,7 +91,7 @@ pub async fn work(
         client.group_consumer(GroupConfig { auto_commit: false, ..config }).expect("the settings of a test's member");
     let notes = Arc::new(Notes { history, group, number, state: Mutex::default() });
     consumer.subscribe_with(topic, Listener(Arc::clone(&notes)));
-    let mut last_commit = tokio::time::Instant::now();
+    let mut last_commit = Instant::now();
     loop {
         let polled = tokio::select! {
             biased;
@@ -104,7 +105,7 @@ pub async fn work(
             Err(error) => panic!("member {number} can't go on: {error}"),
         }
         if notes.uncommitted() >= COMMIT_EVERY || last_commit.elapsed() >= COMMIT_AT_LEAST {
-            last_commit = tokio::time::Instant::now();
+            last_commit = Instant::now();
             // What is refused or unknown is committed with what follows, or handed out again to the next owner.
             let _ = notes.commit(&consumer.committer(), |_, _| true).await;
         }
@@ -112,6 +113,22 @@ pub async fn work(
     let _ = notes.commit(&consumer.committer(), |_, _| true).await;
     // Its partitions go to others with or without an answer.
     let _ = consumer.close().await;
+}
+
+/// Waits until nobody is in the group any more; who died is, until its session ends.
+pub async fn all_have_left(client: &Client, group: &str, patience: Duration) -> Fallible<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let found = match client.admin().describe_group(group).await {
+            Ok(group) if group.members.is_empty() => return Ok(()),
+            Ok(group) => format!("{} member(s) are left", group.members.len()),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return Err(format!("group {group} is not empty after {patience:?}: {found}").into());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// What one member knows of its partitions.
@@ -136,7 +153,7 @@ impl Notes {
     }
 
     fn reader(&self, lives: u32) -> u32 {
-        self.number * FIRST_READER + lives
+        reader_of(self.number, lives)
     }
 
     fn read(&self, record: &ConsumerRecord) {
@@ -146,13 +163,7 @@ impl Notes {
         let entry = state.read.entry((record.topic.clone(), record.partition)).or_insert_with(|| (next.clone(), 0));
         *entry = (next, entry.1 + 1);
         drop(state);
-        self.history.record(Event::Read {
-            reader,
-            place: Place::new(record.topic.as_str(), record.partition.get()),
-            offset: record.offset,
-            id: record.value.as_deref().and_then(record_id),
-            checksum: checksum(record.key.as_deref(), record.value.as_deref()),
-        });
+        self.history.record(seen(reader, &record.topic.as_str().into(), record));
     }
 
     fn uncommitted(&self) -> usize {

@@ -1,18 +1,17 @@
 //! Consume, transform, produce, and commit in one transaction: pipelines that can be killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use highwater_client::{
-    AdminError, Client, ConsumeError, ConsumerConfig, GroupConfig, GroupConsumer, GroupMetadata, IsolationLevel,
-    Offset, OffsetAt, OffsetToCommit, PartitionId, ProducerRecord, StartAt, TransactionError, TransactionalConfig,
-    TransactionalProducer,
+    AdminError, Client, ConsumeError, GroupConfig, GroupConsumer, GroupMetadata, IsolationLevel, Offset,
+    OffsetToCommit, PartitionId, ProducerRecord, StartAt, TransactionError, TransactionalConfig, TransactionalProducer,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
 
-use crate::history::{History, Place, RecordId, record_id};
+use super::insist;
+use crate::history::{Event, History, Place, RecordId, Timed};
 
 /// Long enough for a broker's death within a transaction, short enough for a test that waits for what a dead one left open.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -182,37 +181,42 @@ async fn rewind(
     }
 }
 
-/// What a `read_committed` reader finds in `topic`, all of it as of now. Waits for transactions that are open.
-pub async fn read_committed(
-    client: &Client,
-    topic: &str,
-    deadline: Duration,
-) -> Result<Vec<(Place, Offset, RecordId)>, AdminError> {
-    let until = Instant::now() + deadline;
-    let ends = client.admin().list_offsets(topic, OffsetAt::Latest).await?;
-    let config = ConsumerConfig { isolation: IsolationLevel::ReadCommitted, ..ConsumerConfig::default() };
-    let mut consumer = client.consumer(config);
-    consumer.assign_topic(topic, StartAt::Beginning).await.expect("the topic is there");
-    let mut found = Vec::new();
-    loop {
-        let behind: Vec<_> = ends
-            .iter()
-            .filter_map(|(id, end)| Some((*id, end.offset?)))
-            .filter(|(id, end)| consumer.position(topic, *id).is_none_or(|position| position.offset < *end))
-            .collect();
-        if behind.is_empty() {
-            return Ok(found);
+/// That a pipeline copies what comes in `from` to `to`.
+pub fn described(group: &str, from: &str, to: &str) -> Event {
+    Event::Copies { group: group.into(), from: from.into(), to: to.into() }
+}
+
+/// What of the records acknowledged in `from` no reader of committed records has found in `to`.
+pub fn not_copied(events: &[Timed], from: &str, to: &str) -> BTreeSet<RecordId> {
+    let (mut waiting, mut copied) = (BTreeSet::new(), BTreeSet::new());
+    for timed in events {
+        match &timed.event {
+            Event::Acknowledged { id, place, .. } if &*place.topic == from => _ = waiting.insert(*id),
+            Event::Read { place, id: Some(id), .. } if &*place.topic == to => _ = copied.insert(*id),
+            _ => {}
         }
-        let polled = timeout_at(until, consumer.poll(Duration::from_millis(100))).await;
-        let Ok(polled) = polled else { panic!("not read within {deadline:?}: {behind:?}") };
-        match polled {
-            Ok(records) => found.extend(records.iter().filter_map(|record| {
-                let id = record.value.as_deref().and_then(record_id)?;
-                Some((Place::new(topic, record.partition.get()), record.offset, id))
-            })),
-            Err(error) if error.is_retriable() => {}
-            Err(error) => panic!("can't read {topic}: {error}"),
-        }
-        assert!(Instant::now() < until, "not read within {deadline:?}: {behind:?}");
     }
+    waiting.retain(|id| !copied.contains(id));
+    waiting
+}
+
+/// Records where the group is in all partitions of `topic`, once no transaction could move it.
+pub async fn record_offsets(
+    client: &Client,
+    history: &History,
+    group: &str,
+    topic: &str,
+    patience: Duration,
+) -> Result<(), AdminError> {
+    let admin = client.admin();
+    let described = insist(patience, || admin.describe_topic(topic)).await?;
+    for partition in &described.partitions {
+        let at = insist(patience, || admin.stable_group_offset(group, topic, partition.id)).await?;
+        history.record(Event::GroupIsAt {
+            group: group.into(),
+            place: Place::new(topic, partition.id.get()),
+            offset: at.map_or(Offset::ZERO, |at| at.position.offset),
+        });
+    }
+    Ok(())
 }

@@ -2,21 +2,21 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::rc::Rc;
 use std::time::Duration;
 
 use highwater_client::GroupConfig;
-use highwater_testkit::history::Event;
-use highwater_testkit::{History, RecordId, members};
+use highwater_testkit::history::{Event, member_of};
+use highwater_testkit::workloads::members;
+use highwater_testkit::{History, RecordId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::workload;
+use super::{Fallible, PARTITIONS, PATIENCE, TOPIC, connect, plain};
 use crate::world::World;
 
 /// As many as there are partitions; with one of them dead, another has two.
-const MEMBERS: u32 = workload::PARTITIONS;
+const MEMBERS: u32 = PARTITIONS;
 const GROUP: &str = "billing";
 /// A member's number in its n-th life is this times its host's, plus n.
 const LIVES: u32 = 100;
@@ -45,19 +45,22 @@ impl Members {
         let group = Self { history: history.clone(), lives: Rc::new(lives), stop: watch::Sender::new(false) };
         for number in 1..=MEMBERS {
             let (group, world) = (group.clone(), world.clone());
-            sim.host(host(number), move || group.clone().live(world.clone(), number));
+            sim.host(host(number), move || {
+                let (group, world) = (group.clone(), world.clone());
+                async move { group.live(&world, number).await.map_err(plain) }
+            });
         }
         group
     }
 
-    async fn live(self, world: World, host_number: u32) -> Result<(), Box<dyn Error>> {
+    async fn live(self, world: &World, host_number: u32) -> Fallible<()> {
         let host = host(host_number);
         let life = &self.lives[&host];
         life.set(life.get() + 1);
         let number = host_number * LIVES + life.get();
         let config = GroupConfig { instance_id: (host_number == 1).then(|| host.clone()), ..GroupConfig::new(GROUP) };
-        let client = workload::connect(&world, &host, workload::PATIENCE).await?;
-        members::work(&client, self.history.clone(), number, workload::TOPIC, config, self.stop.subscribe()).await;
+        let client = connect(world, &host, PATIENCE).await?;
+        members::work(&client, self.history.clone(), number, TOPIC, config, self.stop.subscribe()).await;
         Ok(())
     }
 
@@ -70,7 +73,7 @@ impl Members {
     }
 
     /// Waits until the group has read every acknowledged record, and ends it.
-    pub async fn have_read_all(&self, patience: Duration) -> Result<(), Box<dyn Error>> {
+    pub async fn have_read_all(&self, patience: Duration) -> Fallible<()> {
         let deadline = Instant::now() + patience;
         loop {
             let unread = self.unread();
@@ -91,9 +94,9 @@ impl Members {
         let (mut unread, mut read) = (BTreeSet::new(), BTreeSet::new());
         for timed in self.history.events() {
             match timed.event {
-                Event::Acknowledged { id, .. } => _ = unread.insert(id),
+                Event::Acknowledged { id, place, .. } if &*place.topic == TOPIC => _ = unread.insert(id),
                 // A record may be read before its writer hears of it.
-                Event::Read { reader, id: Some(id), .. } if reader >= members::FIRST_READER => _ = read.insert(id),
+                Event::Read { reader, id: Some(id), .. } if member_of(reader).is_some() => _ = read.insert(id),
                 _ => {}
             }
         }

@@ -1,0 +1,75 @@
+//! Consume, transform, produce, and commit in one transaction: two hosts that do it as one group, and die and come back.
+
+use std::time::Duration;
+
+use highwater_client::Client;
+use highwater_testkit::History;
+use highwater_testkit::history::Event;
+use highwater_testkit::workloads::members::all_have_left;
+use highwater_testkit::workloads::pipeline::{self, not_copied, record_offsets, work};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Fallible, PATIENCE, TOPIC, connect, plain};
+use crate::world::World;
+
+const PIPELINES: u32 = 2;
+const GROUP: &str = "totals";
+/// What comes out.
+pub const OUT: &str = "totals";
+
+/// Clones share the group.
+#[derive(Clone)]
+pub struct Pipelines(watch::Sender<bool>);
+
+fn host(number: u32) -> String {
+    format!("pipeline-{number}")
+}
+
+pub fn hosts() -> Vec<String> {
+    (1..=PIPELINES).map(host).collect()
+}
+
+pub fn described() -> Event {
+    pipeline::described(GROUP, TOPIC, OUT)
+}
+
+impl Pipelines {
+    /// Registers the hosts.
+    pub fn start(sim: &mut turmoil::Sim<'_>, world: &World) -> Self {
+        let stop = watch::Sender::new(false);
+        for number in 1..=PIPELINES {
+            let (stop, world) = (stop.clone(), world.clone());
+            sim.host(host(number), move || {
+                let (stopping, world) = (stop.subscribe(), world.clone());
+                async move {
+                    let client = connect(&world, &host(number), PATIENCE).await.map_err(plain)?;
+                    work(&client, number, GROUP, [TOPIC, OUT], stopping).await;
+                    Ok(())
+                }
+            });
+        }
+        Self(stop)
+    }
+
+    /// Waits until everything acknowledged has come out, ends them, and records where their group is.
+    pub async fn have_done_all(&self, client: &Client, history: &History, patience: Duration) -> Fallible<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let missing = not_copied(&history.events(), TOPIC, OUT);
+            if missing.is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(
+                    format!("{} record(s) did not come out, such as {:?}", missing.len(), missing.first()).into()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        self.0.send_replace(true);
+        all_have_left(client, GROUP, patience).await?;
+        record_offsets(client, history, GROUP, TOPIC, patience).await?;
+        Ok(())
+    }
+}
