@@ -65,15 +65,19 @@ const IMPURE: &[&str] = &[
     "highwater-seams",
 ];
 
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    metadata["packages"].as_array().expect("packages").clone()
+}
+
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let mut of = BTreeMap::new();
-    for package in metadata["packages"].as_array().expect("packages") {
+    for package in packages() {
         let name = package["name"].as_str().expect("name").trim_start_matches("highwater-").to_owned();
         let normal = package["dependencies"].as_array().expect("dependencies").iter().filter(|d| d["kind"].is_null());
         of.insert(name, normal.map(|d| d["name"].as_str().expect("name").to_owned()).collect());
@@ -120,6 +124,28 @@ fn the_world_is_reached_through_the_seams_only() {
                 assert!(allowed || !code.contains(word), "{} names {word}", path.display());
             }
         });
+    }
+}
+
+/// Deliberate bugs are in no program but one of the tests, and only where that is asked for.
+#[test]
+fn nothing_but_a_feature_of_the_tests_turns_the_mutations_on() {
+    for package in packages() {
+        let name = package["name"].as_str().expect("name");
+        let features = package["features"].as_object().expect("features");
+        let turns_on: Vec<&String> = features
+            .iter()
+            .filter(|(_, on)| on.to_string().contains("mutations"))
+            .map(|(feature, _)| feature)
+            .collect();
+        assert!(turns_on.is_empty() || (name, turns_on.as_slice()) == ("highwater-tests", &[&"mutations".to_owned()]));
+        assert!(
+            !features.contains_key("mutations") || ["highwater-types", "highwater-tests"].contains(&name),
+            "{name}"
+        );
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            assert!(!dependency["features"].to_string().contains("mutations"), "{name}: {dependency}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum as _};
 
 use crate::faults::Kind;
+use crate::mutation::MutationArgs;
 
 /// The exit code when a seed did not hold.
 pub const FAILED: u8 = 1;
@@ -66,6 +67,8 @@ pub struct Args {
     /// How many seeds to run at a time, each in a process of its own. By default, as many as there are cores.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub jobs: Option<u64>,
+    #[command(flatten)]
+    pub mutation: MutationArgs,
 }
 
 impl Args {

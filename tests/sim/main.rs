@@ -6,6 +6,7 @@ mod args;
 mod budget;
 mod cluster;
 mod faults;
+mod mutation;
 mod node;
 mod one;
 mod operator;
@@ -22,6 +23,14 @@ use crate::args::Args;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    match args.mutation.apply() {
+        Ok(true) => {}
+        Ok(false) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    }
     let held = if args.is_one_run() { one::run(&args) } else { budget::run(&args) };
     match held {
         Ok(true) => ExitCode::SUCCESS,

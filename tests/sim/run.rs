@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use highwater_testkit::History;
 use highwater_testkit::history::Event;
-use highwater_testkit::oracle::{Expectations, Report};
+use highwater_testkit::oracle::{self, Anomaly, Expectations, Report};
 
 use crate::cluster;
 use crate::faults::{Fault, Kind, MESSAGE_MAX, Plan, Schedule, Wreckage};
@@ -125,5 +125,17 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
 
 fn step(sim: &mut turmoil::Sim<'_>, progress: &Progress, history: &History) -> bool {
     progress.is_at(sim.elapsed());
-    sim.step().unwrap_or_else(|error| panic!("at {:?}: {error}; {}", sim.elapsed(), history.left_in_a_file()))
+    sim.step().unwrap_or_else(|error| give_up(sim.elapsed(), &*error, history))
+}
+
+/// The work could not be done to its end. What was seen until then may tell why.
+fn give_up(at: Duration, error: &dyn std::error::Error, history: &History) -> ! {
+    let mut report = oracle::check(&history.events(), &Expectations::default());
+    // Nobody is left to be answered.
+    report.violations.retain(|violation| violation.anomaly != Anomaly::Unanswered);
+    let at = at.as_secs_f64();
+    panic!(
+        "at {at:.3} s: {error}; {report}\n liveness\n  NotRecovered (at {at:.3} s): {error}\n{}",
+        history.left_in_a_file()
+    )
 }

@@ -3,6 +3,7 @@
 //! One function, [`settle`], holds all rules, so that fencing, unfencing, shutdown, ISR proposals, damage and
 //! configuration changes can't disagree. Source: KIP-966 (eligible leader replicas, unclean recovery), KIP-841.
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, UncleanElection};
 
 use crate::image::{PartitionState, ReplicaLogEnd, UncleanReport};
@@ -32,7 +33,8 @@ pub(crate) fn settle(
     rules: &Rules<'_>,
 ) -> Option<PartitionState> {
     let usable = |b: BrokerId| (rules.active)(b) && !next.unusable.contains(&b);
-    let was_copy = |b: BrokerId| old.isr.contains(&b) || old.elr.contains(&b);
+    let was_copy =
+        |b: BrokerId| old.isr.contains(&b) || old.elr.contains(&b) || mutation::is_on(Mutation::ElectOutsideIsr);
 
     let mut isr: Vec<BrokerId> =
         old.replicas.iter().copied().filter(|b| isr.contains(b) && !lost.contains(b) && (rules.unfenced)(*b)).collect();

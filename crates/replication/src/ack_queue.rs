@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{ErrorCode, Offset};
 
 /// How a wait ended. Anything but `Committed` leaves the outcome unknown: the records are in the leader's log and may
@@ -22,11 +23,13 @@ pub enum AckOutcome {
 
 impl AckOutcome {
     /// `None` for success.
-    pub const fn error(self) -> Option<ErrorCode> {
+    pub fn error(self) -> Option<ErrorCode> {
         match self {
             Self::Committed => None,
             Self::NotEnoughReplicas => Some(ErrorCode::NotEnoughReplicasAfterAppend),
             Self::TimedOut => Some(ErrorCode::RequestTimedOut),
+            Self::LeadershipLost if mutation::is_on(Mutation::SuccessWhenDeposed) => None,
+            Self::LeadershipLost if mutation::is_on(Mutation::RefusalWhenDeposed) => Some(ErrorCode::NotLeader),
             // NotLeader would claim that nothing was written.
             Self::LeadershipLost => Some(ErrorCode::Unavailable),
         }

@@ -1,6 +1,7 @@
 //! What a follower asks and acknowledges, and whether its log is a prefix of the leader's.
 
 use highwater_record::EpochHistory;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerEpoch, BrokerId, LeaderEpoch, Offset};
 
 use crate::error::FetchError;
@@ -62,6 +63,11 @@ pub(crate) fn divergence(
     }
     if fetch.last_fetched_epoch == LeaderEpoch::NONE {
         return if fetch.fetch_offset > log.end { out_of_range() } else { Ok(None) };
+    }
+    if mutation::is_on(Mutation::SkipDivergenceCheck)
+        || (mutation::is_on(Mutation::TruncateByHighWatermark) && fetch.fetch_offset <= log.end)
+    {
+        return Ok(None);
     }
     match epochs.end_of(fetch.last_fetched_epoch, log.end) {
         Some((epoch, end)) if epoch < fetch.last_fetched_epoch || end < fetch.fetch_offset => {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_record::{BatchHeader, EpochHistory};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 
 use crate::checkpoint::{Checkpoint, CheckpointFile};
@@ -255,7 +256,7 @@ impl Recovery<'_> {
             parts.push(part);
         }
         let end = parts.last().map_or(start, |part| part.end);
-        if end < recovery_point {
+        if end < recovery_point && !mutation::is_on(Mutation::DamageCutSilently) {
             self.bridge(&mut parts, end, recovery_point)?;
             parts.push(self.empty_part(recovery_point)?);
         }
@@ -335,7 +336,9 @@ impl Recovery<'_> {
                     }
                 }
                 Found::End => break,
-                Found::Bad(fault) if scanner.expected() < recovery_point => {
+                Found::Bad(fault)
+                    if scanner.expected() < recovery_point && !mutation::is_on(Mutation::DamageCutSilently) =>
+                {
                     let from = scanner.expected();
                     match scanner.resync(synced_end.unwrap_or(recovery_point))? {
                         Some((position, offset)) => {

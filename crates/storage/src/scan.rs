@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use highwater_record::{Batch, BatchHeader, HEADER_LEN};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset};
 
 use crate::disk::DiskFile;
@@ -69,7 +70,7 @@ impl<'a> Scanner<'a> {
             expected,
             limit: None,
             boundary: None,
-            check_crc: true,
+            check_crc: !mutation::is_on(Mutation::CrcNotChecked),
             buffer: Bytes::new(),
             buffer_start: 0,
         }

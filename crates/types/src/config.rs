@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{self, Mutation};
+
 /// When a replica counts an offset as its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -101,7 +103,10 @@ impl Default for TopicConfig {
             max_message_bytes: 1 << 20,
             index_interval_bytes: 16 << 10,
             timestamp_type: TimestampType::CreateTime,
-            unclean_election: UncleanElection::None,
+            unclean_election: match mutation::is_on(Mutation::UncleanUnasked) {
+                true => UncleanElection::Proactive,
+                false => UncleanElection::None,
+            },
         }
     }
 }

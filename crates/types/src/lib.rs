@@ -8,6 +8,7 @@ mod epoch;
 mod error;
 mod group;
 mod id;
+pub mod mutation;
 mod name;
 mod offset;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::BoxFuture;
 use highwater_coordination::{Shard, TopicInfo, Topics, partition_for_id};
 use highwater_metadata::{ClusterImage, TopicState};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, LeaderEpoch, PartitionId, TopicPartition, is_internal_topic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -137,7 +138,7 @@ where
             .collect();
         let mut shards = self.lock();
         shards.retain(|tp, running| {
-            let stays = mine.get(tp) == Some(&running.epoch);
+            let stays = mine.get(tp) == Some(&running.epoch) || mutation::is_on(Mutation::CoordinatorNotFenced);
             if !stays {
                 running.unload.cancel();
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use highwater_coordination::{Effects, Now, Shard, Token, Write};
 use highwater_record::{Batch, BatchBuilder, BatchError, Compression};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, PartitionId, Sequence};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,7 @@ impl<S: Shard> Driver<S> {
         phase: watch::Sender<Phase>,
         unload: CancellationToken,
     ) -> Self {
+        let epoch = if mutation::is_on(Mutation::CoordinatorNotFenced) { LeaderEpoch::NONE } else { epoch };
         let dirty = DirtySet::new();
         let subscription = dirty.subscription(partition.tp(), &[News::POSITIONS, News::ROLE]);
         partition.subscribe(Arc::clone(&subscription));
@@ -114,6 +116,9 @@ impl<S: Shard> Driver<S> {
     /// Everything in the log, replayed and committed.
     async fn load(&self) -> Result<(S, Offset), LoadError> {
         let mut shard = (self.context.make)();
+        if mutation::is_on(Mutation::ServeBeforeLoaded) {
+            return Ok((shard, self.partition.leader_positions()?.log_end));
+        }
         let end = load(&mut shard, &self.partition, self.epoch, self.context.decompressed_bytes_max).await?;
         loop {
             self.dirty.take();
@@ -285,7 +290,8 @@ impl<S: Shard> Serving<S> {
 
     /// Nothing could be appended now: the shard does not hear of it.
     fn refuse<T>(&self, answer: Answer<T, S::Error>, error: &PartitionError) -> Result<(), Over> {
-        let is_over = self.partition.check_leads(self.epoch).is_err();
+        let is_over =
+            self.partition.check_leads(self.epoch).is_err() && !mutation::is_on(Mutation::CoordinatorNotFenced);
         let refusal = match is_over {
             true => CallError::NotCoordinator { partition: self.partition_id(), leader: self.leader() },
             false => CallError::Unavailable { why: error.to_string() },
@@ -352,11 +358,17 @@ impl<S: Shard> Serving<S> {
     /// Lets out what is committed.
     fn release(&mut self) -> Result<(), Over> {
         // T38: in the epoch in which it was loaded, and at no other time.
-        let positions = self.partition.leader_positions().map_err(|_| Over)?;
-        if positions.leader_epoch != self.epoch {
+        let positions = match self.partition.leader_positions() {
+            Err(_) if mutation::is_on(Mutation::CoordinatorNotFenced) => return Ok(()),
+            positions => positions.map_err(|_| Over)?,
+        };
+        if positions.leader_epoch != self.epoch && !mutation::is_on(Mutation::CoordinatorNotFenced) {
             return Err(Over);
         }
-        while let Some(held) = self.held.pop_front_if(|held| held.until <= positions.high_watermark) {
+        while let Some(held) = self
+            .held
+            .pop_front_if(|held| held.until <= positions.high_watermark || mutation::is_on(Mutation::AnswerUncommitted))
+        {
             for (token, result) in held.replies {
                 // Who asked may have gone.
                 if let Some(answer) = self.asked.remove(&token) {

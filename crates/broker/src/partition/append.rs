@@ -12,6 +12,7 @@ use highwater_coordination::ProducerIdentity;
 use highwater_protocol::v1;
 use highwater_record::{Batch, BatchHeader};
 use highwater_storage::{AppendError, Log, SequenceCheck};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, ProducerId, Sequence, TimestampMs, TransactionalId};
 
 use super::{News, Partition, PartitionError, State, Wakes, must_sync};
@@ -165,7 +166,11 @@ impl State {
         let (new, stored) = match place(log, &to.batches)? {
             Place::Stored(stored) => {
                 let log_start = log.start_offset();
-                let (base_offset, append_time) = (stored.base, stored.append_time);
+                let base_offset = match mutation::is_on(Mutation::DuplicateGetsNewOffset) {
+                    true => log.end_offset(),
+                    false => stored.base,
+                };
+                let append_time = stored.append_time;
                 let produced = Produced { base_offset, append_time, log_start, leader_epoch };
                 return Ok(self.acknowledge(to, stored.end, produced));
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_storage::{AbortedTransaction, DamagedRange, FileRead, Log, ReadError, ReadPlan};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, IsolationLevel, LeaderEpoch, Offset, TopicPartition};
 
 use super::{FetchWaiter, Partition, PartitionError, Role, State, Storage, divergence_of_reader};
@@ -162,7 +163,11 @@ impl State {
         };
         let (readable, aborted) = match from.isolation {
             _ if preferred.is_some() => return Ok(nothing),
+            IsolationLevel::ReadUncommitted if mutation::is_on(Mutation::ReadAboveHighWatermark) => (end, Vec::new()),
             IsolationLevel::ReadUncommitted => (high_watermark, Vec::new()),
+            IsolationLevel::ReadCommitted if asked < last_stable && mutation::is_on(Mutation::AbortedNotListed) => {
+                (last_stable, Vec::new())
+            }
             IsolationLevel::ReadCommitted if asked < last_stable => (last_stable, log.aborted_in(asked, last_stable)),
             IsolationLevel::ReadCommitted => return Ok(nothing),
         };
@@ -223,5 +228,10 @@ impl State {
 
 /// Up to where every transaction has ended, and that is committed.
 pub(super) fn last_stable(log: &Log, high_watermark: Offset) -> Offset {
-    log.first_unstable_offset(high_watermark).map_or(high_watermark, |first| first.min(high_watermark))
+    let first_unstable = log.first_unstable_offset(high_watermark);
+    let first_unstable = match mutation::is_on(Mutation::StableOffByOne) {
+        true => first_unstable.map(Offset::next),
+        false => first_unstable,
+    };
+    first_unstable.map_or(high_watermark, |first| first.min(high_watermark))
 }

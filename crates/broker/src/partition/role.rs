@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use highwater_metadata::PartitionLogEnd;
 use highwater_replication::{AliveBrokers, Follower, Leader, LeaderConfig, PartitionView, last_epoch};
 use highwater_storage::{AppendError, LogConfig};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, TopicConfig};
 
 use super::{FollowChange, News, Partition, Role, State, Storage, Wakes, log_ends};
@@ -148,7 +149,8 @@ impl State {
         wakes.news(&self.subscriptions, News::ROLE);
         let Storage::Open(log) = &mut self.storage else { return };
         // T3: an epoch that this replica led without writing is over; the new leader may send records of older ones.
-        if let Err(error) = log.truncate_to(log.end_offset()) {
+        let by_high_watermark = mutation::is_on(Mutation::TruncateByHighWatermark);
+        if let Err(error) = log.truncate_to(if by_high_watermark { high_watermark } else { log.end_offset() }) {
             tracing::error!(partition = %partition.tp, epoch = %view.leader_epoch, %error, "can't follow");
             return wakes.unusable();
         }

@@ -4,6 +4,7 @@ use std::io;
 
 use highwater_storage::{Flushable, LogError, SyncJob};
 use highwater_types::TimestampMs;
+use highwater_types::mutation::{self, Mutation};
 
 use super::{News, Partition, PartitionError, Role, Storage, must_sync};
 
@@ -19,7 +20,9 @@ impl Flushable for Partition {
         self.with(|state, wakes| {
             // Deleted meanwhile: its files may have gone while they were synced.
             let Storage::Open(log) = &mut state.storage else { return };
-            if let Err(error) = result {
+            if let Err(error) = result
+                && !mutation::is_on(Mutation::FailedSyncForgotten)
+            {
                 log.fail_sync(job, &error);
                 return wakes.unusable();
             }

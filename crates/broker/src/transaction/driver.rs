@@ -18,6 +18,7 @@ use highwater_protocol::internal::{TransactionMarker, WriteMarkersRequest};
 use highwater_protocol::{code_of, error_from_status, topic_id_bytes, v1};
 use highwater_record::TransactionResult;
 use highwater_seams::Entropy;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, TopicId, TopicPartition};
 
 use crate::backoff::Backoff;
@@ -102,7 +103,9 @@ async fn round(leaders: &dyn Leaders, markers: &Markers, left: &BTreeSet<TopicPa
     let mut round = Round { done: Vec::new(), failed: None };
     let mut by_leader: BTreeMap<BrokerId, Vec<TopicPartition>> = BTreeMap::new();
     for tp in left {
+        let is_last = markers.partitions.len() > 1 && markers.partitions.last() == Some(tp);
         match leaders.place(*tp) {
+            _ if is_last && mutation::is_on(Mutation::MarkerForgotten) => round.done.push(*tp),
             Place::Leader(leader) => by_leader.entry(leader).or_default().push(*tp),
             Place::NoLeader => {
                 let error = v1::Error::new(ErrorCode::LeaderNotAvailable, "the partition has no leader now");

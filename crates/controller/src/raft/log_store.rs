@@ -9,6 +9,7 @@ use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use highwater_types::mutation::{self, Mutation};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, OptionalSend, RaftLogReader};
 use serde::Serialize;
@@ -124,8 +125,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let bytes = encode(vote).map_err(StorageIOError::write)?;
-        let written = self.store.write(vec![MetaOp::Put(MetaKey::Vote, bytes)]).await;
-        written.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        let ops = vec![MetaOp::Put(MetaKey::Vote, bytes)];
+        match mutation::is_on(Mutation::VoteNotSynced) {
+            true => self.store.write_lazily(ops),
+            false => {
+                let written = self.store.write(ops).await;
+                written.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+            }
+        }
         self.log().vote = Some(*vote);
         Ok(())
     }
@@ -158,7 +165,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             added.push((entry, bytes.len()));
             ops.push(MetaOp::Put(MetaKey::Log(added[added.len() - 1].0.log_id.index), bytes));
         }
-        self.store.write(ops).await.map_err(|error| failed(&error))?;
+        match mutation::is_on(Mutation::EntriesNotSynced) {
+            true => self.store.write_lazily(ops),
+            false => self.store.write(ops).await.map_err(|error| failed(&error))?,
+        }
         self.log().entries.extend(added.into_iter().map(|entry| (entry.0.log_id.index, entry)));
         callback.log_io_completed(Ok(()));
         Ok(())

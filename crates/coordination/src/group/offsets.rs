@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{Generation, GroupId, InstanceId, MemberEpoch, MemberId, TimestampMs, TopicPartition};
 
 use super::admin::forget;
@@ -27,6 +28,7 @@ impl GroupShard {
         let nothing = Entry::default();
         let entry = self.groups.get(&id).unwrap_or(&nothing);
         match self.classic.get(&id).filter(|classic| classic.has_members()) {
+            _ if mutation::is_on(Mutation::CommitNotFenced) => {}
             Some(classic) => {
                 classic.check_commit(&id, in_generation(&member).as_ref(), instance.as_ref(), transaction.is_some())?;
             }

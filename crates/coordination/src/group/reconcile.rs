@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{MemberEpoch, MemberId, TopicPartition};
 
 use super::state::{Group, Member};
@@ -29,7 +30,10 @@ impl Group {
             next.previous_epoch = next.epoch;
             next.epoch = epoch;
         }
-        let is_others = |tp: &TopicPartition| self.members.iter().any(|(other, member)| other != id && member.has(tp));
+        let is_others = |tp: &TopicPartition| {
+            self.members.iter().any(|(other, member)| other != id && member.has(tp))
+                && !mutation::is_on(Mutation::PartitionGivenTwice)
+        };
         let free = target.into_iter().filter(|tp| !next.assigned.contains_key(tp) && !is_others(tp));
         let free: Vec<_> = free.collect();
         next.assigned.extend(free.into_iter().map(|tp| (tp, epoch)));

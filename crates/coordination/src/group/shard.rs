@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{GroupId, LeaderEpoch, MemberId, Offset};
 
 use super::classic::{ClassicGroup, Out, Turn};
@@ -79,7 +80,7 @@ impl GroupShard {
             (Change::Member(member, None), _) => _ = entry.group.members.remove(&member),
             (Change::Target(member, Some(value)), _) => _ = entry.group.target.insert(member, Arc::new(value)),
             (Change::Target(member, None), _) => _ = entry.group.target.remove(&member),
-            (Change::Offset(tp, Some(value)), Some(producer)) => {
+            (Change::Offset(tp, Some(value)), Some(producer)) if !mutation::is_on(Mutation::OffsetsCommittedAtOnce) => {
                 entry.pending.entry(producer.id).or_default().insert(tp, value);
             }
             // What comes later in the log counts, whatever becomes of a transaction that began before: compaction, too, leaves

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use highwater_record::TransactionResult;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, ProducerId, TopicPartition, TransactionalId};
 
 use super::state::{EPOCH_MAX, End, Transaction};
@@ -123,12 +124,12 @@ impl TransactionShard {
             _ if asked_again && transaction.producer.epoch != EPOCH_MAX => {
                 Ok(Outcome::Answer(Response::Producer(transaction.producer)))
             }
-            TransactionState::Ongoing => {
+            TransactionState::Ongoing if !mutation::is_on(Mutation::OpenTransactionInherited) => {
                 let end = if current.is_some() { End::Reset } else { End::TakenOver };
                 let ended = transaction.ended(end, now.wall);
                 Ok(Outcome::Change(id.clone(), ended, Err(Error::Completing { id })))
             }
-            TransactionState::Empty | TransactionState::Complete(_) => {
+            TransactionState::Empty | TransactionState::Complete(_) | TransactionState::Ongoing => {
                 let next = transaction.initialized(current, fresh, timeout_ms, now.wall);
                 let producer = next.producer;
                 Ok(Outcome::Change(id, next, Ok(Response::Producer(producer))))

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use highwater_record::TransactionResult;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{ProducerEpoch, ProducerId, TimestampMs, TopicPartition, TransactionalId};
 
 use super::{Error, TransactionDescription};
@@ -169,7 +170,7 @@ impl Transaction {
 
     /// Why `found` is not the producer of this transactional id now, as far as it isn't.
     pub(super) fn check_current(&self, id: &TransactionalId, found: ProducerIdentity) -> Result<(), Error> {
-        if found == self.producer {
+        if found == self.producer || (found.id == self.producer.id && mutation::is_on(Mutation::OldProducerTaken)) {
             return Ok(());
         }
         let (id, current) = (id.clone(), self.producer);

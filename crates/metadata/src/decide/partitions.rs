@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerEpoch, BrokerId, Durability, TopicPartition};
 
 use super::{Brokers, Decision, broker_of_epoch};
@@ -67,7 +68,7 @@ fn alter_one(
         return Err(CommandError::NotLeader { partition, broker, leader: old.leader });
     }
     let (asked, current) = (proposal.partition_epoch, old.partition_epoch);
-    if asked != current {
+    if asked != current && !mutation::is_on(Mutation::IsrNotCompared) {
         return Err(CommandError::StalePartitionEpoch { partition, asked, current });
     }
     let mut isr = Vec::with_capacity(proposal.new_isr.len());
@@ -114,7 +115,7 @@ fn check_member(
     let refuse = |why| Err(CommandError::IneligibleReplica { partition, broker, why });
     let Some(state) = image.broker(broker).filter(|b| !b.fenced) else { return refuse(Ineligible::Fenced) };
     let stated = member.broker_epoch != BrokerEpoch::NONE;
-    if stated && member.broker_epoch != state.broker_epoch {
+    if stated && member.broker_epoch != state.broker_epoch && !mutation::is_on(Mutation::BrokerEpochNotChecked) {
         return refuse(Ineligible::Restarted);
     }
     if old.isr.contains(&broker) || broker == leader {

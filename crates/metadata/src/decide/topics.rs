@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, Durability, TopicConfig, TopicId, TopicName, TopicPartition};
 
 use super::{Brokers, Decision};
@@ -46,7 +47,7 @@ pub(super) fn create(
         shape.assignments.to_vec()
     };
     let partitions = replicas.into_iter().map(|replicas| new_partition(image, replicas)).collect();
-    let topic = TopicState { id: new_topic_id(image, seed), name, partitions, configs: configs.clone() };
+    let topic = TopicState { id: new_topic_id(image, &name, seed), name, partitions, configs: configs.clone() };
     let records = if validate_only { Vec::new() } else { vec![Record::TopicCreated { topic: topic.clone() }] };
     Ok(Decision::new(records, CommandResponse::Topic { topic }))
 }
@@ -150,7 +151,10 @@ fn known<'a>(image: &'a ClusterImage, name: &str) -> Result<&'a TopicState, Comm
 }
 
 /// Never given before: the low half is a bijection of the version, which only grows (TRAPS T21).
-fn new_topic_id(image: &ClusterImage, seed: u64) -> TopicId {
+fn new_topic_id(image: &ClusterImage, name: &TopicName, seed: u64) -> TopicId {
+    if mutation::is_on(Mutation::IdFromName) {
+        return TopicId::from_u128(name.as_str().bytes().fold(1, |id, byte| id.rotate_left(8) ^ u128::from(byte)));
+    }
     let version = image.version.get();
     let high = mix(seed ^ version).max(1);
     TopicId::from_u128(u128::from(high) << 64 | u128::from(mix(version)))

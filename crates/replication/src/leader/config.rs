@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use highwater_types::Durability;
+use highwater_types::mutation::{self, Mutation};
 
 /// Topic and broker settings that matter to a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub struct LeaderConfig {
 }
 
 impl LeaderConfig {
-    pub const fn new(min_insync: usize, durability: Durability, lag_time_max: Duration) -> Self {
+    pub fn new(min_insync: usize, durability: Durability, lag_time_max: Duration) -> Self {
+        let durability = if mutation::is_on(Mutation::AckBeforeSync) { Durability::Replicated } else { durability };
         Self {
             min_insync,
             durability,

@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, PartitionEpoch};
 
 use super::{Leader, LeaderConfig};
@@ -90,6 +91,9 @@ pub(super) struct ProposalSlot {
 impl ProposalSlot {
     /// Whether some proposal, answered or not, may have put the broker into the ISR.
     pub(super) fn may_have_added(&self, broker: BrokerId) -> bool {
+        if mutation::is_on(Mutation::ForgetMaximalIsr) {
+            return false;
+        }
         let in_slot = match &self.slot {
             Slot::Free => false,
             Slot::InFlight { members, .. } | Slot::AwaitsMetadata(members) => members.contains(&broker),
@@ -181,6 +185,9 @@ impl Leader {
     fn may_join(&self, broker: BrokerId) -> bool {
         let Some(progress) = self.followers.get(&broker) else { return false };
         let Some(acknowledged) = progress.acknowledged(self.config.durability) else { return false };
+        if mutation::is_on(Mutation::JoinWithoutCatchingUp) {
+            return self.view.replicas.contains(&broker) && self.is_eligible(broker, progress);
+        }
         self.view.replicas.contains(&broker)
             && acknowledged >= self.high_watermark
             && acknowledged >= self.epoch_start

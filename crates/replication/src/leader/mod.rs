@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_record::EpochHistory;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerEpoch, BrokerId, Durability, LeaderEpoch, Offset, PartitionEpoch};
 
 pub use config::LeaderConfig;
@@ -135,7 +136,7 @@ impl Leader {
         };
         // T8: an older incarnation's promises are void; a newer one's start from nothing.
         let newest = progress.broker_epoch().max(self.alive.get(&follower).copied().unwrap_or(BrokerEpoch::NONE));
-        if fetch.broker_epoch < newest {
+        if fetch.broker_epoch < newest && !mutation::is_on(Mutation::BrokerEpochNotChecked) {
             return Err(FetchError::StaleBrokerEpoch { follower, asked: fetch.broker_epoch, current: newest });
         }
         if let Some(diverging) = divergence(fetch, epochs, self.log)? {
@@ -248,7 +249,7 @@ impl Leader {
     }
     /// Whether `acks=all` may be appended (TRAPS T15).
     pub fn has_min_isr(&self) -> bool {
-        self.view.isr.len() >= self.config.min_insync
+        self.view.isr.len() >= self.config.min_insync || mutation::is_on(Mutation::MinIsrNotChecked)
     }
     pub const fn config(&self) -> &LeaderConfig {
         &self.config
@@ -303,7 +304,10 @@ impl Leader {
         self.followers.retain(|b, _| view.replicas.contains(b) || view.isr.contains(b));
         for &broker in view.replicas.iter().chain(&view.isr).filter(|b| **b != self.me) {
             let in_isr = view.isr.contains(&broker);
-            self.followers.entry(broker).or_insert_with(|| Progress::new(in_isr.then_some(self.now)));
+            let progress = self.followers.entry(broker).or_insert_with(|| Progress::new(in_isr.then_some(self.now)));
+            if in_isr && mutation::is_on(Mutation::TrustIsr) {
+                progress.trust(self.log.end);
+            }
         }
     }
 
@@ -329,7 +333,7 @@ impl Leader {
     /// The offset below which everybody that counts has everything; `None` while the high watermark must stand still.
     fn least_acknowledged(&self) -> Option<Offset> {
         // T14: below min.insync.replicas those outside the ISR stay eligible (ELR), as nothing is committed without them.
-        if !self.has_min_isr() {
+        if !self.has_min_isr() && !mutation::is_on(Mutation::CommitBelowMinIsr) {
             return None;
         }
         let own = match self.config.durability {
@@ -350,11 +354,16 @@ impl Leader {
 
     /// T12: a replica that keeps up but is not in the ISR yet could never reach a high watermark that does not wait for it.
     fn is_about_to_join(&self, broker: BrokerId, progress: &Progress) -> bool {
-        self.is_eligible(broker, progress) && progress.is_caught_up(self.log.end, self.config, self.now)
+        !mutation::is_on(Mutation::ForgetMaximalIsr)
+            && self.is_eligible(broker, progress)
+            && progress.is_caught_up(self.log.end, self.config, self.now)
     }
 
     /// T8, T10: unfenced, not shutting down, and in the incarnation that fetches.
     fn is_eligible(&self, broker: BrokerId, progress: &Progress) -> bool {
+        if mutation::is_on(Mutation::BrokerEpochNotChecked) {
+            return self.alive.contains_key(&broker);
+        }
         progress.broker_epoch() != BrokerEpoch::NONE && self.alive.get(&broker) == Some(&progress.broker_epoch())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerEpoch, BrokerId, Durability, Offset};
 
 use super::LeaderConfig;
@@ -70,7 +71,7 @@ impl Progress {
     ) {
         if self.broker_epoch != fetch.broker_epoch {
             // What an earlier incarnation had, this one may have lost.
-            if self.broker_epoch != BrokerEpoch::NONE {
+            if self.broker_epoch != BrokerEpoch::NONE && !mutation::is_on(Mutation::BrokerEpochNotChecked) {
                 *self = Self::new(None);
             }
             self.broker_epoch = fetch.broker_epoch;
@@ -87,6 +88,11 @@ impl Progress {
             self.caught_up_at = self.caught_up_at.max(Some(now));
             self.mark = Some((end, now));
         }
+    }
+
+    /// Unless it has acknowledged something: for [`Mutation::TrustIsr`].
+    pub(super) fn trust(&mut self, end: Offset) {
+        self.acknowledged.get_or_insert(Acknowledged { log_end: end, durable: end });
     }
 
     pub(super) fn forget_caught_up(&mut self) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use highwater_record::{Batch, BatchError, BatchHeader, FILLER_OFFSETS_MAX, Record, filler};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 
 use super::key_map::KeyMap;
@@ -156,10 +157,13 @@ impl<'a> Filter<'a> {
             return Ok(emptied());
         }
         let unpacked = batch.unpack(DECOMPRESSED_BYTES_MAX)?;
-        let tombstones_go = self.rules.has_passed(header);
+        let tombstones_go = self.rules.has_passed(header) || mutation::is_on(Mutation::TombstonesGoAtOnce);
         let stays = |record: &Record| {
             let Some(key) = &record.key else { return true };
-            let is_newest = self.keys.newest(key).is_none_or(|newest| newest <= record.offset);
+            let is_newest = match self.keys.newest(key) {
+                Some(newest) if mutation::is_on(Mutation::CompactionDropsNewest) => newest > record.offset,
+                newest => newest.is_none_or(|newest| newest <= record.offset),
+            };
             is_newest && !(record.value.is_none() && tombstones_go)
         };
         let mut keep = Vec::with_capacity(header.record_count.min(1 << 16) as usize);

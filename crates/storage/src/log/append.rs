@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
 use highwater_record::{Batch, BatchHeader, HEADER_LEN, filler, set_append_time, stamp};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TimestampType};
 
 use super::Log;
@@ -96,7 +97,9 @@ impl Log {
             _ => batches.iter().map(|batch| batch.bytes().clone()).collect(),
         };
         let appended = self.write(&headers, pieces, None)?;
-        self.note_producers(&headers, batches);
+        if !mutation::is_on(Mutation::FollowersLearnNoProducers) {
+            self.note_producers(&headers, batches);
+        }
         Ok(appended)
     }
 

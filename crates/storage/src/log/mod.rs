@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_record::EpochHistory;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 
 use crate::cache::Cache;
@@ -147,7 +148,9 @@ impl Log {
         }
         log.compaction = Compaction::load(&*log.disk, &log.dir, &log.epochs, (log.end_offset(), report.recovery_point))
             .map_err(|source| OpenError::Io { path: log.dir.to_path_buf(), source })?;
-        log.learn_producers().map_err(|source| OpenError::Io { path: log.dir.to_path_buf(), source })?;
+        if !mutation::is_on(Mutation::ForgetProducersOnRestart) {
+            log.learn_producers().map_err(|source| OpenError::Io { path: log.dir.to_path_buf(), source })?;
+        }
         Ok((log, report))
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use highwater_record::EpochHistory;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{Offset, TimestampMs};
 
 use super::Log;
@@ -121,6 +122,9 @@ impl Log {
             self.sealed.pop_front();
         }
         if self.sealed.len() < segments {
+            if mutation::is_on(Mutation::ForgetProducersOnRetention) {
+                self.producers.states = crate::producers::ProducerStates::default();
+            }
             // What goes can't be read again, and the last snapshot may not have come about (T30).
             self.save_producers();
         }

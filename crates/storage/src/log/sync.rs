@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::try_join_all;
 use highwater_types::Offset;
+use highwater_types::mutation::{self, Mutation};
 
 use super::{Log, State, remove_files};
 use crate::disk::{self, Disk, DiskFile, OpenMode};
@@ -163,7 +164,7 @@ impl Log {
         ];
         files.extend(flagged.into_iter().filter(|(flag, _)| *flag).map(|(_, file)| file.clone()));
         let mut dirs = Vec::new();
-        if unsynced.dir {
+        if unsynced.dir && !mutation::is_on(Mutation::FolderNotSynced) {
             dirs.push(self.dir.to_path_buf());
         }
         if let (true, Some(parent)) = (unsynced.parent, self.dir.parent()) {

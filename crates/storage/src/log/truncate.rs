@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use highwater_types::Offset;
+use highwater_types::mutation::{self, Mutation};
 
 use super::Log;
 use crate::checkpoint::Checkpoint;
@@ -83,8 +84,13 @@ impl Log {
             range.end = range.end.min(end);
             !range.is_empty()
         });
-        let trimmed = self.change_epochs(|epochs| epochs.truncate_from(end), EpochRecord::TruncateFrom(end));
-        self.io(trimmed)?;
+        if !mutation::is_on(Mutation::EpochsNotTruncated) {
+            let trimmed = self.change_epochs(|epochs| epochs.truncate_from(end), EpochRecord::TruncateFrom(end));
+            self.io(trimmed)?;
+        }
+        if mutation::is_on(Mutation::ForgetProducersOnTruncation) {
+            return Ok(());
+        }
         let learned = self.learn_producers();
         self.io(learned)
     }

@@ -16,6 +16,7 @@ pub(crate) use snapshot::Snapshots;
 use std::collections::{BTreeMap, VecDeque};
 
 use highwater_record::{Batch, BatchHeader, EndTransactionMarker, TransactionResult};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{ErrorCode, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs, TimestampType};
 
 /// How many of a producer's batches are remembered, and so how many it may have in flight.
@@ -158,7 +159,7 @@ impl ProducerStates {
         // A producer that is not known (any more) may go on with any sequence (KIP-360): what was known was let go of by
         // expiry, not lost.
         let Some(producer) = known else { return Ok(SequenceCheck::Append) };
-        if epoch < producer.epoch {
+        if epoch < producer.epoch && !mutation::is_on(Mutation::OldProducerTaken) {
             return Err(ProducerStateError::Fenced { current: producer.epoch, found: epoch });
         }
         // What coordinators write has no sequence.
@@ -179,6 +180,9 @@ impl ProducerStates {
         let last = advance(found.get(), header.last_offset_delta);
         let same = |it: &&Stored| (it.first_sequence, it.last_sequence) == (found.get(), last);
         if let Some(stored) = producer.batches.iter().find(same) {
+            if mutation::is_on(Mutation::DuplicateStoredAgain) {
+                return Ok(SequenceCheck::Append);
+            }
             return Ok(SequenceCheck::Duplicate(DuplicateOf {
                 base_offset: stored.base_offset,
                 last_offset: stored.last_offset,
@@ -256,7 +260,8 @@ impl ProducerStates {
                 append_time: (header.attributes.timestamp_type() == TimestampType::LogAppendTime)
                     .then_some(header.max_timestamp),
             });
-            if producer.batches.len() > BATCHES_KEPT {
+            let kept = if mutation::is_on(Mutation::DedupWindowOfOne) { 1 } else { BATCHES_KEPT };
+            if producer.batches.len() > kept {
                 producer.batches.pop_front();
             }
         }
