@@ -26,12 +26,14 @@ pub enum OffsetAt {
     Latest,
     /// The first record with this timestamp or a later one.
     Timestamp(TimestampMs),
+    /// The record with the largest timestamp, the first of several.
+    MaxTimestamp,
 }
 
 /// An offset that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimestampedOffset {
-    /// `None`: no record is that new.
+    /// `None`: no record is that new, or there is none.
     pub offset: Option<Offset>,
     /// The record's timestamp, where it was asked for by time.
     pub timestamp: Option<TimestampMs>,
@@ -143,6 +145,7 @@ async fn ask(
                 OffsetAt::Earliest => v1::list_offsets_partition::At::Earliest(true),
                 OffsetAt::Latest => v1::list_offsets_partition::At::Latest(true),
                 OffsetAt::Timestamp(at) => v1::list_offsets_partition::At::TimestampMs(at.get()),
+                OffsetAt::MaxTimestamp => v1::list_offsets_partition::At::MaxTimestamp(true),
             }),
         }
     });
@@ -174,7 +177,7 @@ async fn ask(
         Ok(TimestampedOffset {
             offset: Some(result.offset).filter(|offset| *offset >= 0).map(Offset::new),
             timestamp: Some(result.timestamp_ms)
-                .filter(|_| matches!(lookup.at, OffsetAt::Timestamp(_)))
+                .filter(|_| matches!(lookup.at, OffsetAt::Timestamp(_) | OffsetAt::MaxTimestamp))
                 .map(TimestampMs::new),
             leader_epoch: LeaderEpoch::new(result.leader_epoch),
         })

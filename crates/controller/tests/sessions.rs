@@ -345,6 +345,8 @@ async fn a_refused_command_says_why_and_changes_nothing() {
                 set_configs: Default::default(),
                 unset_configs: BTreeSet::new(),
                 partitions: 3,
+                assignments: Vec::new(),
+                validate_only: false,
             },
             v1::ErrorCode::UnknownTopic,
         ),

@@ -65,6 +65,32 @@ pub struct PartitionLogEnd {
     pub log_end_offset: Offset,
 }
 
+/// Which leader is wished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Election {
+    /// The first replica, where it is in sync.
+    Preferred,
+    /// Where nobody leads: the replica that is up and has the longest log, whatever is lost by it.
+    Unclean,
+}
+
+/// What became of the election of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ElectionOutcome {
+    Elected,
+    /// Who was wished leads already; or, for an unclean election, somebody does.
+    NotNeeded,
+    /// The preferred replica is down, not in sync, or its storage can't be used.
+    PreferredNotAvailable,
+    /// No replica is up.
+    NoReplicaAvailable,
+    /// The replicas that are up are being asked where their logs end; then one leads.
+    Awaited,
+    UnknownPartition,
+}
+
 /// A request for a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -113,8 +139,19 @@ pub enum Command {
         name: String,
         set_configs: BTreeMap<String, String>,
         unset_configs: BTreeSet<String>,
-        /// 0: as many as there are.
+        /// 0: as many as there are, and as `assignments` add.
         partitions: u32,
+        /// The replicas of each new partition, the preferred leader first; empty: place them.
+        #[serde(default)]
+        assignments: Vec<Vec<BrokerId>>,
+        /// Answers what would be, and changes nothing.
+        #[serde(default)]
+        validate_only: bool,
+    },
+    /// Elects leaders of these partitions (KIP-460). Empty: of all.
+    ElectLeaders {
+        election: Election,
+        partitions: BTreeSet<TopicPartition>,
     },
     /// Moves leadership to the first replica wherever it is in sync. Empty: in all topics.
     ElectPreferred {
@@ -176,6 +213,10 @@ pub enum CommandResponse {
     },
     PreferredElected {
         moved: u32,
+    },
+    /// Those asked for; if that was all, those with something to do.
+    LeadersElected {
+        partitions: Vec<(TopicPartition, ElectionOutcome)>,
     },
     /// `count` ids from `first` on.
     ProducerIdsAllocated {

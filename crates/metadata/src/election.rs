@@ -104,6 +104,7 @@ pub(crate) fn settle(
     }
     if leader.is_some() {
         next.log_ends.clear();
+        next.unclean_asked = false;
     }
     if let Some(report) = unclean {
         next.recovering = true;
@@ -125,6 +126,11 @@ fn in_order(state: &PartitionState, keep: impl Fn(BrokerId) -> bool) -> Vec<Brok
     state.replicas.iter().copied().filter(|b| keep(*b)).collect()
 }
 
+/// One that was asked for is held at once.
+fn policy_of(state: &PartitionState, configured: UncleanElection) -> UncleanElection {
+    if state.unclean_asked { UncleanElection::Proactive } else { configured }
+}
+
 /// Whether the policy lets a partition without a leader be led by a replica that may lack committed records, once the
 /// log ends are known. A single replica that still has its storage may always: nobody who has more can ever return.
 pub(crate) fn unclean_may_come(
@@ -135,7 +141,7 @@ pub(crate) fn unclean_may_come(
     let copies_gone = state.isr.is_empty() && state.elr.is_empty();
     state.leader.is_none()
         && state.replicas.iter().any(|b| active(*b))
-        && match policy {
+        && match policy_of(state, policy) {
             UncleanElection::None => state.replicas.len() == 1 && state.storage_lost.is_empty() && copies_gone,
             UncleanElection::Balanced => copies_gone,
             UncleanElection::Proactive => true,
@@ -149,7 +155,8 @@ fn choose_unclean(offline: &PartitionState, rules: &Rules<'_>) -> Option<Unclean
     }
     let end_of = |b: BrokerId| offline.log_ends.iter().find(|end| end.broker == b).copied();
     let there = |b: BrokerId| (rules.active)(b) && !offline.unusable.contains(&b);
-    if rules.unclean != UncleanElection::Proactive && offline.last_known_elr.iter().any(|b| !(rules.active)(*b)) {
+    let policy = policy_of(offline, rules.unclean);
+    if policy != UncleanElection::Proactive && offline.last_known_elr.iter().any(|b| !(rules.active)(*b)) {
         return None;
     }
     let mut candidates = Vec::new();

@@ -130,6 +130,9 @@ pub struct PartitionState {
     /// Replicas whose storage was replaced or lost: they hold nothing of the past until they join the ISR anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storage_lost: Vec<BrokerId>,
+    /// An unclean election was asked for, whatever the topic's policy, until somebody leads.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unclean_asked: bool,
     /// What is known for an unclean election that is awaited; empty otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_ends: Vec<ReplicaLogEnd>,
@@ -157,6 +160,7 @@ impl PartitionState {
             unusable: Vec::new(),
             unsynced: Vec::new(),
             storage_lost: Vec::new(),
+            unclean_asked: false,
             log_ends: Vec::new(),
             unclean: None,
         }

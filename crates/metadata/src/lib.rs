@@ -10,6 +10,7 @@
 //! - every ISR member is unfenced; a fenced broker leads nothing;
 //! - ISR and ELR are disjoint; the ELR is empty while the ISR has `min.insync.replicas` members or more;
 //! - the last copy never leaves ISR ∪ ELR unseen: what leaves them both stays named in `last_known_elr`;
+//! - an unclean election comes by the topic's policy, or because it was asked for since there was a leader;
 //! - leader epochs, partition epochs, broker epochs and the version only grow.
 //!
 //! Pure: no clock, no randomness (a seed is an argument), no I/O.
@@ -25,7 +26,8 @@ mod record;
 
 pub use changes::Changes;
 pub use command::{
-    AlterPartition, AlteredPartition, Command, CommandResponse, IsrMember, PartitionLogEnd, Registration,
+    AlterPartition, AlteredPartition, Command, CommandResponse, Election, ElectionOutcome, IsrMember, PartitionLogEnd,
+    Registration,
 };
 pub use decide::{Decision, PARTITIONS_PER_TOPIC_MAX, REPLICATION_FACTOR_MAX, decide};
 pub use error::{CommandError, Ineligible};

@@ -47,6 +47,7 @@ partition_key!(
     v1::EpochOfPartition,
     v1::EpochOfPartitionResult,
     v1::DeleteRecordsRequest,
+    v1::PartitionToElect,
     v1::OffsetToCommit,
     v1::CommittedPartition,
     v1::CommittedOffset,

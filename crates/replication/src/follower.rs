@@ -110,6 +110,11 @@ impl Follower {
         offset <= self.told_high_watermark
     }
 
+    /// Committed records that a log which ends at `end` is known to lack.
+    pub fn lacks(&self, end: Offset) -> u64 {
+        u64::try_from(self.told_high_watermark.get() - end.get()).unwrap_or(0)
+    }
+
     /// A newer decision in the same leader epoch; older ones change nothing (TRAPS T13).
     pub fn on_view(&mut self, view: &PartitionView) {
         if view.leader_epoch == self.view.leader_epoch && view.partition_epoch > self.view.partition_epoch {

@@ -15,7 +15,7 @@ use highwater_types::{BrokerEpoch, BrokerId, TimestampMs, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 use crate::config::LogConfig;
-use crate::disk::{self, Disk, DiskLock};
+use crate::disk::{self, Disk, DiskLock, DiskSpace};
 use crate::error::OpenError;
 use crate::log::{Log, OpenLog};
 use crate::recovery::RecoveryReport;
@@ -190,10 +190,10 @@ impl DataDir {
 
     /// Looks at how much space is free. Call it about once a second: this is how writes are taken again (T46).
     pub fn refresh_space(&self) -> io::Result<()> {
-        let available = self.disk.available_bytes(&self.path)?;
+        let DiskSpace { available, total } = self.disk.space(&self.path)?;
         let headroom = i64::try_from(available).unwrap_or(i64::MAX) - i64::try_from(self.reserve_bytes).unwrap_or(0);
         self.status.set_headroom(headroom.min(i64::MAX - 1));
-        self.status.set_free(available);
+        self.status.set_space(available, total);
         Ok(())
     }
 

@@ -39,13 +39,13 @@ pub use compaction::{
 pub use config::{CompactionConfig, LogConfig};
 pub use data_dir::{DataDir, DataDirError, OpenedDataDir};
 pub use disk::{
-    DirEntry, Disk, DiskFile, DiskJob, DiskLock, OpenMode, RealDisk, is_disk_full, read_small_file, replace_file,
-    run_on, sim,
+    DirEntry, Disk, DiskFile, DiskJob, DiskLock, DiskSpace, OpenMode, RealDisk, is_disk_full, read_small_file,
+    replace_file, run_on, sim,
 };
 pub use error::{AppendError, DamagedRange, HealError, LogError, OpenError, ReadError};
 pub use flusher::{FlushHandle, Flushable, Flusher};
 pub use log::{
-    Appended, DeletedSegment, DeletionReason, FileRead, HealJob, Healed, Log, OpenLog, ReadPlan, SyncJob,
+    Appended, DeletedSegment, DeletionReason, FileRead, HealJob, Healed, Log, NewestSearch, OpenLog, ReadPlan, SyncJob,
     TimestampFound, TimestampSearch,
 };
 pub use producers::{

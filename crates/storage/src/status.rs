@@ -14,11 +14,17 @@ pub struct DirStatus {
     headroom: AtomicI64,
     /// At the last look.
     free: AtomicU64,
+    total: AtomicU64,
 }
 
 impl Default for DirStatus {
     fn default() -> Self {
-        Self { offline: watch::Sender::new(None), headroom: AtomicI64::new(i64::MAX), free: AtomicU64::new(0) }
+        Self {
+            offline: watch::Sender::new(None),
+            headroom: AtomicI64::new(i64::MAX),
+            free: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+        }
     }
 }
 
@@ -55,8 +61,14 @@ impl DirStatus {
         self.free.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_free(&self, bytes: u64) {
-        self.free.store(bytes, Ordering::Relaxed);
+    /// The size of the disk, then.
+    pub fn total_bytes(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_space(&self, free: u64, total: u64) {
+        self.free.store(free, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
     }
 
     pub(crate) fn set_headroom(&self, bytes: i64) {

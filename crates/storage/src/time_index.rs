@@ -67,6 +67,12 @@ impl TimeIndex {
         self.entries.last().copied()
     }
 
+    /// The newest entry that speaks of nothing at `offset` or after.
+    pub(crate) fn last_before(&self, base: Offset, offset: Offset) -> Option<TimeEntry> {
+        let after = self.entries.partition_point(|entry| base.plus(entry.relative.into()) <= offset);
+        after.checked_sub(1).map(|index| self.entries[index])
+    }
+
     /// An offset before which every record is older than `timestamp`: where a search for it may begin.
     pub(crate) fn search_start(&self, base: Offset, timestamp: TimestampMs) -> Offset {
         let after = self.entries.partition_point(|entry| entry.max_timestamp < timestamp);

@@ -1,5 +1,7 @@
 //! Topic configuration: keys, values, defaults and their checks, in one table.
 
+pub(crate) mod kafka;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

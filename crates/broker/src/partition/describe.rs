@@ -3,7 +3,7 @@
 use highwater_replication::ReplicaProgress;
 use highwater_types::{LeaderEpoch, Offset};
 
-use super::{Partition, PartitionError};
+use super::{Partition, PartitionError, Role};
 
 /// A partition as its leader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,26 @@ pub struct PartitionDescription {
     pub replicas: Vec<ReplicaProgress>,
 }
 
+/// What one replica has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaSize {
+    pub bytes: u64,
+    /// Committed records that it is known to lack.
+    pub lacks: u64,
+}
+
 impl Partition {
+    /// Whatever its role; fails if the log can't be used.
+    pub fn replica_size(&self) -> Result<ReplicaSize, PartitionError> {
+        let state = self.lock();
+        let log = state.log()?;
+        let lacks = match &state.role {
+            Role::Follower(follower) => follower.lacks(log.end_offset()),
+            Role::Leader(_) | Role::None => 0,
+        };
+        Ok(ReplicaSize { bytes: log.size_bytes(), lacks })
+    }
+
     /// At the leader.
     pub fn describe(&self) -> Result<PartitionDescription, PartitionError> {
         let mut state = self.lock();

@@ -41,7 +41,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use append::ToAppend;
 pub use coordinate::{LeaderPositions, OwnAppend};
-pub use describe::PartitionDescription;
+pub use describe::{PartitionDescription, ReplicaSize};
 pub use error::PartitionError;
 pub(crate) use fetch::ReadBounds;
 pub use fetch::{FetchFrom, Near, PartitionRead, ReadRecords};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use highwater_replication::EpochEnd;
-use highwater_storage::{ReadError, TimestampSearch};
+use highwater_storage::{NewestSearch, ReadError, TimestampFound, TimestampSearch};
 use highwater_types::{IsolationLevel, LeaderEpoch, Offset, TimestampMs};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -24,9 +24,11 @@ pub enum OffsetAt {
     Latest,
     /// The first record whose timestamp is this or later.
     Timestamp(TimestampMs),
+    /// The record with the largest timestamp, the first of several (KIP-734).
+    MaxTimestamp,
 }
 
-/// An offset found; `offset` is `None` if no record is that new.
+/// An offset found; `offset` is `None` if no record is that new, or there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundOffset {
     pub offset: Option<Offset>,
@@ -37,11 +39,25 @@ pub struct FoundOffset {
 enum LookUp {
     Found(FoundOffset),
     Search {
-        search: TimestampSearch,
+        search: Search,
         leader_epoch: LeaderEpoch,
         /// Whether the end of the committed records is known (T6).
         certain: bool,
     },
+}
+
+enum Search {
+    Timestamp(TimestampSearch),
+    Newest(NewestSearch),
+}
+
+impl Search {
+    async fn run(self) -> Result<Option<TimestampFound>, ReadError> {
+        match self {
+            Self::Timestamp(search) => search.run().await,
+            Self::Newest(search) => search.run().await,
+        }
+    }
 }
 
 impl Partition {
@@ -138,8 +154,13 @@ impl State {
             // T6: never an older offset than one already shown.
             OffsetAt::Latest if !certain => return Err(PartitionError::OffsetNotAvailable),
             OffsetAt::Latest => end,
+            OffsetAt::MaxTimestamp if !certain => return Err(PartitionError::OffsetNotAvailable),
+            OffsetAt::MaxTimestamp => {
+                let search = Search::Newest(log.newest_record(end));
+                return Ok(LookUp::Search { search, leader_epoch, certain });
+            }
             OffsetAt::Timestamp(timestamp) => {
-                let search = log.offset_for_timestamp(timestamp, end);
+                let search = Search::Timestamp(log.offset_for_timestamp(timestamp, end));
                 return Ok(LookUp::Search { search, leader_epoch, certain });
             }
         };

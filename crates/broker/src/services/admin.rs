@@ -25,13 +25,16 @@ use crate::cluster::ClusterLink;
 /// Set on what one broker sends on to another, which then answers for itself or not at all.
 const FORWARDED: &str = "highwater-forwarded";
 /// For another broker's answer.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The partitions whose logs are here, as far as administration needs them.
 #[tonic::async_trait]
 pub trait LocalPartitions: Send + Sync + 'static {
     /// `NotLeader` (or the like) where this broker does not lead the partition.
     fn describe(&self, partition: TopicPartition) -> Result<PartitionDescription, WireError>;
+
+    /// The data dirs of this broker.
+    fn log_dirs(&self) -> Vec<LogDir>;
 
     /// Moves the log start offset up to `before`, `None`: to the high watermark; answers where it is then.
     async fn delete_records(&self, partition: TopicPartition, before: Option<Offset>) -> Result<Offset, WireError>;
@@ -40,8 +43,8 @@ pub trait LocalPartitions: Send + Sync + 'static {
 /// The Admin service.
 #[derive(Clone)]
 pub struct AdminService {
-    link: ClusterLink,
-    local: Arc<dyn LocalPartitions>,
+    pub(super) link: ClusterLink,
+    pub(super) local: Arc<dyn LocalPartitions>,
 }
 
 fn refuse(code: ErrorCode, message: impl Into<String>) -> Status {
@@ -67,7 +70,7 @@ impl AdminService {
         Self { link, local }
     }
 
-    async fn execute(&self, command: Command) -> Result<CommandResponse, Status> {
+    pub(super) async fn execute(&self, command: Command) -> Result<CommandResponse, Status> {
         let (response, _) = self.link.execute(&command).await.map_err(status_from_error)?;
         Ok(response)
     }
@@ -91,7 +94,7 @@ impl AdminService {
         Ok((leader.id, leader.internal_endpoint.clone()))
     }
 
-    fn peer(&self, endpoint: &Endpoint) -> AdminClient<Channel> {
+    pub(super) fn peer(&self, endpoint: &Endpoint) -> AdminClient<Channel> {
         AdminClient::new(self.link.peers().channel(endpoint)).max_decoding_message_size(MESSAGE_SIZE_MAX)
     }
 
@@ -115,7 +118,11 @@ impl AdminService {
     }
 }
 
-fn forwarded<T>(message: T) -> Request<T> {
+fn replicas_of(assignment: ReplicaAssignment) -> Vec<BrokerId> {
+    assignment.replicas.into_iter().map(BrokerId::new).collect()
+}
+
+pub(super) fn forwarded<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
     request.set_timeout(FORWARD_TIMEOUT);
@@ -126,7 +133,7 @@ fn is_forwarded<T>(request: &Request<T>) -> bool {
     request.metadata().contains_key(FORWARDED)
 }
 
-fn no_answer(endpoint: &Endpoint) -> WireError {
+pub(super) fn no_answer(endpoint: &Endpoint) -> WireError {
     let message = format!("the leader, at {endpoint}, did not answer within {FORWARD_TIMEOUT:?}");
     WireError::new(ErrorCode::RequestTimedOut, message)
 }
@@ -145,7 +152,7 @@ fn undescribed(partition: PartitionId, error: WireError) -> PartitionDescription
     PartitionDescription { partition: partition.get(), error: Some(error), ..PartitionDescription::default() }
 }
 
-fn unexpected(response: &CommandResponse) -> Status {
+pub(super) fn unexpected(response: &CommandResponse) -> Status {
     refuse(ErrorCode::Internal, format!("the controller's answer is of another kind: {response:?}"))
 }
 
@@ -157,13 +164,12 @@ impl Admin for AdminService {
     ) -> Result<Response<CreateTopicResponse>, Status> {
         let request = request.into_inner();
         check_not_internal(&request.name)?;
-        let replicas = |assignment: ReplicaAssignment| assignment.replicas.into_iter().map(BrokerId::new).collect();
         let topic = self.execute_for_topic(Command::CreateTopic {
             name: request.name,
             partitions: request.partitions,
             replication_factor: request.replication_factor,
             configs: request.configs.into_iter().collect(),
-            assignments: request.assignments.into_iter().map(replicas).collect(),
+            assignments: request.assignments.into_iter().map(replicas_of).collect(),
             validate_only: request.validate_only,
         });
         Ok(Response::new(CreateTopicResponse { topic: Some(topic.await?) }))
@@ -191,6 +197,8 @@ impl Admin for AdminService {
             set_configs: request.set_configs.into_iter().collect(),
             unset_configs: request.unset_configs.into_iter().collect(),
             partitions: request.partitions,
+            assignments: request.new_partitions.into_iter().map(replicas_of).collect(),
+            validate_only: request.validate_only,
         });
         Ok(Response::new(AlterTopicResponse { topic: Some(topic.await?) }))
     }
@@ -323,6 +331,21 @@ impl Admin for AdminService {
             CommandResponse::PreferredElected { moved } => Ok(Response::new(ElectPreferredLeadersResponse { moved })),
             other => Err(unexpected(&other)),
         }
+    }
+
+    async fn elect_leaders(
+        &self,
+        request: Request<ElectLeadersRequest>,
+    ) -> Result<Response<ElectLeadersResponse>, Status> {
+        self.elect(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn describe_log_dirs(
+        &self,
+        request: Request<DescribeLogDirsRequest>,
+    ) -> Result<Response<DescribeLogDirsResponse>, Status> {
+        let is_forwarded = is_forwarded(&request);
+        Ok(Response::new(self.all_log_dirs(&request.into_inner().brokers, is_forwarded).await))
     }
 
     async fn add_controller(

@@ -145,6 +145,7 @@ async fn list_offset(
         Some(At::Earliest(_)) => OffsetAt::Earliest,
         Some(At::Latest(_)) => OffsetAt::Latest,
         Some(At::TimestampMs(ms)) => OffsetAt::Timestamp(TimestampMs::new(ms)),
+        Some(At::MaxTimestamp(_)) => OffsetAt::MaxTimestamp,
         None => return Err(malformed(ProtocolError::Missing("at"))),
     };
     let named = v1::ListOffsetsPartitionResult {

@@ -1,7 +1,9 @@
 //! What administration asks of the partitions here.
 
-use highwater_protocol::v1;
-use highwater_types::{Offset, TopicPartition};
+use std::sync::Arc;
+
+use highwater_protocol::{topic_id_bytes, v1};
+use highwater_types::{ErrorCode, Offset, TopicPartition};
 
 use super::admin::LocalPartitions;
 use super::error::to_wire;
@@ -29,6 +31,28 @@ impl LocalPartitions for Core {
             size_bytes: described.size_bytes,
             replicas: described.replicas.iter().map(replica).collect(),
         })
+    }
+
+    fn log_dirs(&self) -> Vec<v1::LogDir> {
+        let all = self.partitions.all();
+        let describe = |dir: &Arc<highwater_storage::DataDir>| {
+            let status = dir.status();
+            let offline = status.offline_reason().map(|why| v1::Error::new(ErrorCode::StorageOffline, &*why));
+            let here = all.iter().filter(|(_, partition)| Arc::ptr_eq(partition.dir(), dir));
+            let replica = |(tp, partition): (&TopicPartition, &Arc<crate::partition::Partition>)| {
+                let size = partition.replica_size().ok()?;
+                let (topic_id, partition) = (topic_id_bytes(tp.topic), tp.partition.get());
+                Some(v1::LogDirReplica { topic_id, partition, size_bytes: size.bytes, offset_lag: size.lacks })
+            };
+            v1::LogDir {
+                path: dir.path().display().to_string(),
+                total_bytes: status.total_bytes(),
+                usable_bytes: status.free_bytes(),
+                replicas: if offline.is_some() { Vec::new() } else { here.filter_map(replica).collect() },
+                error: offline,
+            }
+        };
+        self.partitions.data_dirs().map(describe).collect()
     }
 
     async fn delete_records(&self, tp: TopicPartition, before: Option<Offset>) -> Result<Offset, v1::Error> {

@@ -1,6 +1,7 @@
 //! The gRPC door: decode, one call of the broker, encode. No decisions are made here.
 
 pub mod admin;
+mod admin_cluster;
 pub(crate) mod coordinator;
 pub(crate) mod data;
 pub(crate) mod deadlines;

@@ -30,6 +30,8 @@ async fn offsets_are_found_by_position_and_by_time() {
     let found = list(&test, tp, At::TimestampMs(1_500)).await;
     assert_eq!((found.offset, found.timestamp_ms, found.leader_epoch), (2, 2_000, 0));
     assert_eq!(list(&test, tp, At::TimestampMs(0)).await.offset, 0);
+    let newest = list(&test, tp, At::MaxTimestamp(true)).await;
+    assert_eq!((newest.offset, newest.timestamp_ms, newest.leader_epoch), (4, 3_000, 0));
     let none = list(&test, tp, At::TimestampMs(9_000)).await;
     assert_eq!((none.error, none.offset), (None, -1));
 }
@@ -44,6 +46,7 @@ async fn t6_a_new_leader_does_not_give_an_older_end_than_one_already_shown() {
     test.change(tp, |state| state.leader = Some(broker(ME))).await;
     assert_eq!(failed(&list(&test, tp, At::Latest(true)).await.error), ErrorCode::OffsetNotAvailable);
     assert_eq!(failed(&list(&test, tp, At::TimestampMs(500)).await.error), ErrorCode::OffsetNotAvailable);
+    assert_eq!(failed(&list(&test, tp, At::MaxTimestamp(true)).await.error), ErrorCode::OffsetNotAvailable);
     assert_eq!(list(&test, tp, At::Earliest(true)).await.offset, 0);
     // A reader that is at that end is not told that it is out of range.
     assert!(test.fetch(tp, 2).await.partitions.is_empty());

@@ -49,6 +49,7 @@ impl TopicAlteration {
             set_configs: self.set.into_iter().collect(),
             unset_configs: self.unset,
             partitions: self.partitions,
+            ..v1::AlterTopicRequest::default()
         }
     }
 }

@@ -80,6 +80,7 @@ fn is_administrative(command: &Command) -> bool {
             | Command::DeleteTopic { .. }
             | Command::AlterTopic { .. }
             | Command::ElectPreferred { .. }
+            | Command::ElectLeaders { .. }
             | Command::AllocateProducerIds { .. }
     )
 }

@@ -1,6 +1,7 @@
 //! Commands to records.
 
 mod brokers;
+mod leaders;
 mod partitions;
 mod topics;
 
@@ -42,7 +43,8 @@ pub fn decide(image: &ClusterImage, command: &Command, seed: u64) -> Result<Deci
         Command::AlterPartitions { broker, broker_epoch, partitions } => {
             partitions::alter(image, *broker, *broker_epoch, partitions)
         }
-        Command::ElectPreferred { topics } => partitions::elect_preferred(image, topics),
+        Command::ElectPreferred { topics } => leaders::elect_preferred(image, topics),
+        Command::ElectLeaders { election, partitions } => Ok(leaders::elect(image, *election, partitions)),
         Command::ReportLogEnds { broker, broker_epoch, ends } => {
             partitions::report_log_ends(image, *broker, *broker_epoch, ends)
         }
@@ -54,8 +56,10 @@ pub fn decide(image: &ClusterImage, command: &Command, seed: u64) -> Result<Deci
             topics::create(image, name, &shape, configs, *validate_only, seed)
         }
         Command::DeleteTopic { name } => topics::delete(image, name),
-        Command::AlterTopic { name, set_configs, unset_configs, partitions } => {
-            topics::alter(image, name, set_configs, unset_configs, *partitions, seed)
+        Command::AlterTopic { name, set_configs, unset_configs, partitions, assignments, validate_only } => {
+            let growth = topics::Growth { partitions: *partitions, assignments };
+            let decided = topics::alter(image, name, set_configs, unset_configs, &growth, seed)?;
+            Ok(if *validate_only { Decision { records: Vec::new(), ..decided } } else { decided })
         }
         Command::AllocateProducerIds { broker, broker_epoch } => {
             brokers::allocate_producer_ids(image, *broker, *broker_epoch)

@@ -1,4 +1,4 @@
-//! ISR proposals, preferred leaders, log ends and damage.
+//! ISR proposals, log ends and damage.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,6 @@ use highwater_types::{BrokerEpoch, BrokerId, Durability, TopicPartition};
 
 use super::{Brokers, Decision, broker_of_epoch};
 use crate::command::{AlterPartition, AlteredPartition, CommandResponse, IsrMember, PartitionLogEnd};
-use crate::election;
 use crate::error::{CommandError, Ineligible};
 use crate::image::{ClusterImage, PartitionState, ReplicaLogEnd};
 use crate::record::Record;
@@ -131,30 +130,6 @@ fn check_member(
         return refuse(Ineligible::Unusable);
     }
     Ok(())
-}
-
-pub(super) fn elect_preferred(image: &ClusterImage, topics: &BTreeSet<String>) -> Result<Decision, CommandError> {
-    if let Some(name) = topics.iter().find(|name| image.topic_by_name(name).is_none()) {
-        return Err(CommandError::UnknownTopic { name: name.clone() });
-    }
-    let mut records = Vec::new();
-    for topic in image.topics.values().filter(|t| topics.is_empty() || topics.contains(t.name.as_str())) {
-        for (partition, old) in topic.iter() {
-            let Some(&preferred) = old.replicas.first() else { continue };
-            let can_lead = old.isr.contains(&preferred)
-                && image.is_active(preferred)
-                && !old.unusable.contains(&preferred)
-                && !old.recovering;
-            if can_lead && old.leader != Some(preferred) {
-                let mut next = old.clone();
-                next.leader = Some(preferred);
-                next.leader_epoch = old.leader_epoch.next();
-                records.extend(election::finish(old, next).map(|state| Record::PartitionChanged { partition, state }));
-            }
-        }
-    }
-    let moved = u32::try_from(records.len()).unwrap_or(u32::MAX);
-    Ok(Decision::new(records, CommandResponse::PreferredElected { moved }))
 }
 
 pub(super) fn report_log_ends(

@@ -24,6 +24,12 @@ pub(super) struct Shape<'a> {
     pub assignments: &'a [Vec<BrokerId>],
 }
 
+/// How many partitions a topic shall have (0: as `assignments` add), and where new ones are, if that is said.
+pub(super) struct Growth<'a> {
+    pub partitions: u32,
+    pub assignments: &'a [Vec<BrokerId>],
+}
+
 pub(super) fn create(
     image: &ClusterImage,
     name: &str,
@@ -62,7 +68,7 @@ pub(super) fn alter(
     name: &str,
     set_configs: &BTreeMap<String, String>,
     unset_configs: &BTreeSet<String>,
-    partitions: u32,
+    growth: &Growth<'_>,
     seed: u64,
 ) -> Result<Decision, CommandError> {
     let old = known(image, name)?;
@@ -87,8 +93,10 @@ pub(super) fn alter(
         reconfigure(image, old, &mut new, &mut records);
     }
     let present = u32::try_from(old.partitions.len()).unwrap_or(u32::MAX);
-    if partitions != 0 && partitions != present {
-        let added = grow(image, old, partitions, present, seed)?;
+    let added = u32::try_from(growth.assignments.len()).unwrap_or(u32::MAX);
+    let partitions = if growth.partitions == 0 { present.saturating_add(added) } else { growth.partitions };
+    if partitions != present || added != 0 {
+        let added = grow(image, old, &Growth { partitions, ..*growth }, present, seed)?;
         records.push(Record::PartitionsAdded { topic: old.id, partitions: added.clone() });
         new.partitions.extend(added);
     }
@@ -127,10 +135,11 @@ fn reconfigure(image: &ClusterImage, old: &TopicState, new: &mut TopicState, rec
 fn grow(
     image: &ClusterImage,
     topic: &TopicState,
-    partitions: u32,
+    growth: &Growth<'_>,
     present: u32,
     seed: u64,
 ) -> Result<Vec<PartitionState>, CommandError> {
+    let partitions = growth.partitions;
     if partitions < present {
         let message = format!(
             "topic {} has {present} partitions, and they can't become fewer ({partitions}): records would be lost",
@@ -139,6 +148,15 @@ fn grow(
         return Err(CommandError::InvalidPartitionCount { message });
     }
     check_partition_count(partitions)?;
+    if !growth.assignments.is_empty() {
+        let (added, named) = ((partitions - present) as usize, growth.assignments.len());
+        if added != named {
+            let message = format!("{added} partitions are added, and the replicas of {named} are given");
+            return Err(CommandError::InvalidAssignment { message });
+        }
+        check_replicas(image, growth.assignments, present as usize, topic.replication_factor())?;
+        return Ok(growth.assignments.iter().map(|replicas| new_partition(image, replicas.clone())).collect());
+    }
     let replication_factor = u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX);
     check_replication_factor(image, replication_factor)?;
     let brokers = placement_brokers(image, Some(topic));
@@ -227,7 +245,18 @@ fn check_assignments(image: &ClusterImage, shape: &Shape<'_>) -> Result<(), Comm
     if replication_factor == 0 || replication_factor > REPLICATION_FACTOR_MAX as usize {
         return refuse(format!("a partition has 1 to {REPLICATION_FACTOR_MAX} replicas, not {replication_factor}"));
     }
-    for (partition, replicas) in shape.assignments.iter().enumerate() {
+    check_replicas(image, shape.assignments, 0, replication_factor)
+}
+
+/// Of partitions from number `first` on, which have `replication_factor` replicas each.
+fn check_replicas(
+    image: &ClusterImage,
+    assignments: &[Vec<BrokerId>],
+    first: usize,
+    replication_factor: usize,
+) -> Result<(), CommandError> {
+    let refuse = |message: String| Err(CommandError::InvalidAssignment { message });
+    for (partition, replicas) in (first..).zip(assignments) {
         if replicas.len() != replication_factor {
             let found = replicas.len();
             return refuse(format!("partition {partition} has {found} replicas and partition 0 {replication_factor}"));

@@ -179,6 +179,8 @@ impl Cluster {
             set_configs: strings(set),
             unset_configs: Default::default(),
             partitions,
+            assignments: Vec::new(),
+            validate_only: false,
         })
     }
 

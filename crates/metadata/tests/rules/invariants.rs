@@ -19,6 +19,7 @@ enum Step {
     Delete(u8),
     Configure { name: u8, min_insync: u8, sync: bool, policy: u8, partitions: u32 },
     ElectPreferred,
+    ElectUnclean,
     ProducerIds(u32),
     LogEnds { broker: u32, epoch: i32, end: i64 },
     Unusable { broker: u32, unusable: u8, lost: u8 },
@@ -45,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(name, min_insync, sync, policy, partitions)| Step::Configure { name, min_insync, sync, policy, partitions }
         ),
         1 => Just(Step::ElectPreferred),
+        1 => Just(Step::ElectUnclean),
         1 => broker().prop_map(Step::ProducerIds),
         3 => (broker(), -1i32..4, 0i64..9).prop_map(|(broker, epoch, end)| Step::LogEnds { broker, epoch, end }),
         2 => (broker(), any::<u8>(), any::<u8>())
@@ -116,8 +118,11 @@ fn command(image: &ClusterImage, step: &Step, incarnation: u128) -> Option<Comma
             set_configs: configs(min_insync, sync, policy),
             unset_configs: BTreeSet::new(),
             partitions,
+            assignments: Vec::new(),
+            validate_only: false,
         },
         Step::ElectPreferred => Command::ElectPreferred { topics: BTreeSet::new() },
+        Step::ElectUnclean => Command::ElectLeaders { election: Election::Unclean, partitions: BTreeSet::new() },
         Step::ProducerIds(id) => Command::AllocateProducerIds { broker: b(id), broker_epoch: epoch(id) },
         Step::LogEnds { broker, epoch: last, end } => Command::ReportLogEnds {
             broker: b(broker),
@@ -158,7 +163,7 @@ fn check(image: &ClusterImage) {
         assert!(p.isr.len() < min || (p.elr.is_empty() && p.last_known_elr.is_empty()), "{p:?}");
         let copies = p.isr.len() + p.elr.len() + p.last_known_elr.len();
         assert!(copies > 0, "the last copy is forgotten: {p:?}");
-        assert!(p.leader.is_none() || p.log_ends.is_empty(), "{p:?}");
+        assert!(p.leader.is_none() || (p.log_ends.is_empty() && !p.unclean_asked), "{p:?}");
         if let Some(leader) = p.leader {
             let usable = |id: &BrokerId| image.is_active(*id) && !p.unusable.contains(id);
             assert!(usable(&leader) || !p.isr.iter().any(usable), "a better leader is in sync: {p:?}");
@@ -205,7 +210,10 @@ fn check_step(before: &ClusterImage, after: &ClusterImage, command: &Command) {
         }
         assert!(!was_unclean || (new.recovering && new.elr.is_empty()));
         let policy = after.topic(tp.topic).unwrap().config().unclean_election;
-        assert!(!was_unclean || policy != UncleanElection::None || new.replicas.len() == 1);
+        let was_asked =
+            old.unclean_asked || matches!(command, Command::ElectLeaders { election: Election::Unclean, .. });
+        assert!(!was_unclean || was_asked || policy != UncleanElection::None || new.replicas.len() == 1);
+        assert!(!new.unclean_asked || was_asked, "nobody has asked for it: {old:?} {new:?}");
     }
 }
 

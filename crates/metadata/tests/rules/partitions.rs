@@ -238,3 +238,87 @@ fn defaults_fill_only_what_was_left_open() {
     let exact = create(0, 0, vec![ids(&[1])]);
     assert_eq!(exact.clone().with_defaults(6, 3), exact);
 }
+
+fn elect(cluster: &mut Cluster, election: Election) -> Vec<ElectionOutcome> {
+    let partitions = BTreeSet::from([cluster.tp()]);
+    match cluster.run(&Command::ElectLeaders { election, partitions }) {
+        Ok(CommandResponse::LeadersElected { partitions }) => {
+            partitions.into_iter().map(|(_, outcome)| outcome).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_election_says_of_each_partition_what_became_of_it() {
+    let mut cluster = Cluster::with_topic(3, &[]);
+    assert_eq!(elect(&mut cluster, Election::Preferred), [ElectionOutcome::NotNeeded]);
+    assert_eq!(elect(&mut cluster, Election::Unclean), [ElectionOutcome::NotNeeded]);
+    cluster.fence(1);
+    cluster.restart_clean(1);
+    assert_eq!(elect(&mut cluster, Election::Preferred), [ElectionOutcome::PreferredNotAvailable]);
+    cluster.set_isr(&[1, 2, 3]);
+    assert_eq!(elect(&mut cluster, Election::Preferred), [ElectionOutcome::Elected]);
+    assert_eq!(cluster.leader(), Some(1));
+    let unknown = TopicPartition::new(cluster.tp().topic, PartitionId::new(9));
+    let command = Command::ElectLeaders { election: Election::Preferred, partitions: BTreeSet::from([unknown]) };
+    let expected = vec![(unknown, ElectionOutcome::UnknownPartition)];
+    assert_eq!(cluster.run(&command), Ok(CommandResponse::LeadersElected { partitions: expected }));
+    // Of all, only those with something to do are told.
+    let command = Command::ElectLeaders { election: Election::Preferred, partitions: BTreeSet::new() };
+    assert_eq!(cluster.run(&command), Ok(CommandResponse::LeadersElected { partitions: vec![] }));
+}
+
+#[test]
+fn t19_an_unclean_election_that_is_asked_for_waits_for_log_ends_and_takes_the_longest_whatever_the_policy() {
+    let mut cluster = Cluster::with_topic(3, &[("min.insync.replicas", "1")]);
+    cluster.set_isr(&[1]);
+    cluster.fence(1);
+    assert_eq!(cluster.leader(), None);
+    assert!(!cluster.image.awaits_log_end(cluster.tp(), b(2)), "the policy is none");
+    assert_eq!(elect(&mut cluster, Election::Unclean), [ElectionOutcome::Awaited]);
+    cluster.report_end(2, 0, 5);
+    assert_eq!(cluster.leader(), None);
+    cluster.report_end(3, 0, 7);
+    assert_eq!(cluster.leader(), Some(3));
+    let p = cluster.p();
+    assert!(p.recovering && !p.unclean_asked && p.unclean.as_ref().unwrap().chosen.broker == b(3));
+    // The next failure is decided by the policy again.
+    cluster.fence(3);
+    assert_eq!(cluster.leader(), None);
+    assert!(!cluster.image.awaits_log_end(cluster.tp(), b(2)));
+    cluster.fence(2);
+    assert_eq!(elect(&mut cluster, Election::Unclean), [ElectionOutcome::NoReplicaAvailable]);
+}
+
+#[test]
+fn new_partitions_can_be_placed_by_hand_and_a_plan_changes_nothing() {
+    let mut cluster = Cluster::with_topic(3, &[]);
+    let grow = |partitions, assignments: &[&[u32]], validate_only| Command::AlterTopic {
+        name: "t".into(),
+        set_configs: strings(&[]),
+        unset_configs: BTreeSet::new(),
+        partitions,
+        assignments: assignments.iter().map(|replicas| ids(replicas)).collect(),
+        validate_only,
+    };
+    let before = cluster.image.clone();
+    let planned = cluster.run(&grow(3, &[&[3, 2, 1], &[2, 3, 1]], true));
+    assert!(matches!(planned, Ok(CommandResponse::Topic { topic }) if topic.partitions.len() == 3));
+    for (partitions, wrong) in [
+        (3, &[&[3, 2, 1][..]][..]),
+        (0, &[&[3, 2][..]]),
+        (0, &[&[3, 2, 2][..]]),
+        (0, &[&[3, 2, 9][..]]),
+        (1, &[&[3, 2, 1][..]]),
+    ] {
+        let refused = cluster.run(&grow(partitions, wrong, false)).unwrap_err().code();
+        assert_eq!(refused, ErrorCode::InvalidReplicaAssignment, "{partitions} {wrong:?}");
+    }
+    assert_eq!(cluster.image, before);
+    cluster.run(&grow(0, &[&[3, 2, 1]], false)).unwrap();
+    cluster.run(&grow(3, &[&[2, 3, 1]], false)).unwrap();
+    let topic = cluster.image.topic_by_name("t").unwrap();
+    let replicas: Vec<_> = topic.partitions.iter().map(|p| p.replicas.clone()).collect();
+    assert_eq!(replicas[1..], [ids(&[3, 2, 1]), ids(&[2, 3, 1])]);
+}

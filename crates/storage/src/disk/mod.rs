@@ -54,7 +54,8 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes the names in a folder durable: what was created, renamed or removed in it (T24).
     fn sync_dir(&self, path: &Path) -> BoxFuture<'static, io::Result<()>>;
     fn sync_dir_blocking(&self, path: &Path) -> io::Result<()>;
-    fn available_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Of the file system that `path` is on: what may still be written, and its size.
+    fn space(&self, path: &Path) -> io::Result<DiskSpace>;
     /// Takes the lock file at `path`, or fails with `WouldBlock` when another process has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
     /// Runs `job` where it may block: on the disk's threads, or inline after the simulated latency of a read. A job
@@ -90,6 +91,13 @@ pub async fn run_on<T: Send + 'static>(disk: &dyn Disk, work: impl FnOnce() -> T
     }))
     .await;
     rx.try_recv().map_err(|_| io::Error::other("the disk went away while it worked"))
+}
+
+/// Of a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    pub available: u64,
+    pub total: u64,
 }
 
 /// Whether the error means that there is no space left.

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::threads::DiskThreads;
-use super::{DirEntry, Disk, DiskFile, DiskJob, DiskLock, OpenMode};
+use super::{DirEntry, Disk, DiskFile, DiskJob, DiskLock, DiskSpace, OpenMode};
 
 /// More buffers than this are written in several calls (`IOV_MAX` on Linux is 1024).
 const BUFFERS_MAX: usize = 1024;
@@ -112,9 +112,10 @@ impl Disk for RealDisk {
         sync_dir(path)
     }
 
-    fn available_bytes(&self, path: &Path) -> io::Result<u64> {
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         let stat = rustix::fs::statvfs(path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(DiskSpace { available: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {

@@ -9,6 +9,7 @@
 mod append;
 mod compact;
 mod heal;
+mod newest;
 mod producers;
 mod read;
 mod retention;
@@ -17,6 +18,7 @@ mod truncate;
 
 pub use append::Appended;
 pub use heal::{HealJob, Healed};
+pub use newest::NewestSearch;
 pub use read::{FileRead, ReadPlan, TimestampFound, TimestampSearch};
 pub use retention::{DeletedSegment, DeletionReason};
 pub use sync::SyncJob;

@@ -12,11 +12,11 @@ use crate::disk::{self, Disk, DiskFile};
 use crate::error::{DamagedRange, ReadError};
 use crate::index::{self, OffsetIndex};
 use crate::scan::{Found, Scanner};
-use crate::segment::{Sealed, Segment, locate};
+use crate::segment::{Place, Sealed, Segment, locate};
 use crate::time_index::{self, TimeIndex};
 
 /// Most bytes to which one batch is decompressed in a look-up by time.
-const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+pub(super) const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
 
 /// How a read is served.
 pub enum ReadPlan {
@@ -184,16 +184,17 @@ impl TimestampSearch {
     }
 }
 
-enum Searched {
+pub(super) enum Searched {
     Found(TimestampFound),
     NotHere,
     PastLimit,
 }
 
-fn search(
+/// The first record of a segment, from `first` on and below the limit, that is as new as `timestamp`.
+pub(super) fn search(
     disk: &dyn Disk,
     sealed: &Sealed,
-    start: Option<(Offset, u64)>,
+    start: Option<Place>,
     timestamp: TimestampMs,
     first: Offset,
     below: Offset,

@@ -1,12 +1,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use highwater_metadata::Command;
 use highwater_protocol::v1::admin_server::{Admin, AdminServer};
 use highwater_protocol::v1::metadata_server::Metadata;
 use highwater_protocol::v1::*;
 use highwater_protocol::{code_of, topic_id_bytes};
 use highwater_seams::{Net, TcpNet};
-use highwater_types::{ErrorCode, Offset, TopicPartition};
+use highwater_types::{BrokerEpoch, BrokerId, ErrorCode, Offset, TopicPartition};
 use tokio_stream::StreamExt as _;
 use tonic::Request;
 
@@ -27,6 +28,10 @@ impl LocalPartitions for Local {
     fn describe(&self, partition: TopicPartition) -> Result<PartitionDescription, Error> {
         let (partition, leader) = (partition.partition.get(), self.leader);
         Ok(PartitionDescription { partition, leader, ..PartitionDescription::default() })
+    }
+
+    fn log_dirs(&self) -> Vec<LogDir> {
+        vec![LogDir { path: format!("/data-of-{}", self.leader), total_bytes: 9, ..LogDir::default() }]
     }
 
     async fn delete_records(&self, partition: TopicPartition, before: Option<Offset>) -> Result<Offset, Error> {
@@ -223,4 +228,69 @@ async fn the_cluster_is_described_with_and_without_an_active_controller() {
     fake.set_active(None);
     let described = within(admin.describe_cluster(Request::new(DescribeClusterRequest {}))).await.unwrap().into_inner();
     assert_eq!((described.active_controller, described.controllers.len(), described.offline_partitions), (None, 1, 0));
+}
+
+#[tokio::test]
+async fn leaders_are_elected_by_partition_and_an_unclean_election_is_waited_for() {
+    let (fake, link) = unfenced(1).await;
+    fake.add_broker(2);
+    caught_up(&fake, &link).await;
+    let admin = admin(&link);
+    let tp = fake.create_topic("t", &[2, 1], &[("min.insync.replicas", "1")]);
+    caught_up(&fake, &link).await;
+    let elect = |unclean, partition, timeout_ms| {
+        let partitions = vec![PartitionToElect { topic_id: topic_id_bytes(tp.topic), partition }];
+        admin.elect_leaders(Request::new(ElectLeadersRequest { unclean, partitions, timeout_ms }))
+    };
+    for (unclean, partition, expected) in [
+        (false, 0, ElectionOutcome::NotNeeded),
+        (true, 0, ElectionOutcome::NotNeeded),
+        (false, 5, ElectionOutcome::UnknownPartition),
+    ] {
+        let told = within(elect(unclean, partition, 0)).await.unwrap().into_inner().partitions;
+        assert_eq!(told.iter().map(PartitionElected::outcome).collect::<Vec<_>>(), [expected]);
+    }
+    // Only 2 has everything, and dies: this broker is asked where its log ends.
+    let (broker, me) = (BrokerId::new(2), link.broker());
+    let broker_epoch = fake.image().broker(broker).unwrap().broker_epoch;
+    let state = fake.image().partition(tp).unwrap().clone();
+    assert_eq!(state.leader, Some(broker));
+    let proposal = highwater_metadata::AlterPartition {
+        partition: tp,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        new_isr: vec![highwater_metadata::IsrMember { broker, broker_epoch: BrokerEpoch::NONE }],
+        recovered: false,
+    };
+    fake.run(&Command::AlterPartitions { broker, broker_epoch, partitions: vec![proposal] }).unwrap();
+    fake.run(&Command::FenceBroker { broker, broker_epoch }).unwrap();
+    assert_eq!(fake.image().partition(tp).unwrap().leader, None);
+    caught_up(&fake, &link).await;
+    let report = async {
+        image_where(&link, |image| image.partition(tp).is_some_and(|state| state.unclean_asked)).await;
+        let ends = vec![highwater_metadata::PartitionLogEnd {
+            partition: tp,
+            last_epoch: highwater_types::LeaderEpoch::FIRST,
+            log_end_offset: Offset::new(3),
+        }];
+        link.report_log_ends(ends);
+    };
+    let (elected, ()) = tokio::join!(within(elect(true, 0, 30_000)), report);
+    assert_eq!(elected.unwrap().into_inner().partitions[0].outcome(), ElectionOutcome::Elected);
+    assert_eq!(link.image().partition(tp).unwrap().leader, Some(me));
+}
+
+#[tokio::test]
+async fn the_data_dirs_of_all_brokers_are_told_by_any() {
+    let (fake, one) = unfenced(1).await;
+    fake.add_broker(7);
+    caught_up(&fake, &one).await;
+    let described = within(admin(&one).describe_log_dirs(Request::new(DescribeLogDirsRequest::default()))).await;
+    let brokers = described.unwrap().into_inner().brokers;
+    assert_eq!(brokers.iter().map(|it| it.broker_id).collect::<Vec<_>>(), [1, 7]);
+    assert_eq!((brokers[0].dirs[0].path.as_str(), &brokers[0].error), ("/data-of-1", &None));
+    assert!(brokers[1].error.as_ref().unwrap().retriable, "nobody listens there: {:?}", brokers[1].error);
+    let unknown = DescribeLogDirsRequest { brokers: vec![99] };
+    let unknown = within(admin(&one).describe_log_dirs(Request::new(unknown))).await.unwrap().into_inner();
+    assert_eq!(code_of(unknown.brokers[0].error.as_ref().unwrap()), ErrorCode::InvalidRequest);
 }

@@ -414,6 +414,8 @@ macro_rules! unscripted {
 
 unscripted! {
     delete_topic(v1::DeleteTopicRequest) -> v1::DeleteTopicResponse;
+    elect_leaders(v1::ElectLeadersRequest) -> v1::ElectLeadersResponse;
+    describe_log_dirs(v1::DescribeLogDirsRequest) -> v1::DescribeLogDirsResponse;
     alter_topic(v1::AlterTopicRequest) -> v1::AlterTopicResponse;
     delete_records(v1::DeleteRecordsRequest) -> v1::DeleteRecordsResponse;
     describe_topic_configs(v1::DescribeTopicConfigsRequest) -> v1::DescribeTopicConfigsResponse;

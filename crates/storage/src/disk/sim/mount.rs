@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 
 use super::tree::NodeId;
 use super::{SimDisk, State};
-use crate::disk::{DirEntry, Disk, DiskFile, DiskJob, DiskLock, OpenMode};
+use crate::disk::{DirEntry, Disk, DiskFile, DiskJob, DiskLock, DiskSpace, OpenMode};
 
 pub(super) struct Mount {
     pub(super) disk: SimDisk,
@@ -78,8 +78,11 @@ impl Disk for Mount {
         })
     }
 
-    fn available_bytes(&self, _path: &Path) -> io::Result<u64> {
-        self.with(|state| Ok(state.capacity.saturating_sub(state.tree.used_bytes())))
+    fn space(&self, _path: &Path) -> io::Result<DiskSpace> {
+        self.with(|state| {
+            let available = state.capacity.saturating_sub(state.tree.used_bytes());
+            Ok(DiskSpace { available, total: state.capacity })
+        })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {

@@ -147,7 +147,7 @@ fn a_full_disk_writes_what_fits_and_says_so() {
     let error = file.write_at(3, &[IoSlice::new(b"defg")]).unwrap_err();
     assert!(crate::disk::is_disk_full(&error));
     assert_eq!(read(&disk, "/f").unwrap(), b"abcde");
-    assert_eq!(disk.available_bytes(Path::new("/")).unwrap(), 0);
+    assert_eq!(disk.space(Path::new("/")).unwrap().available, 0);
 }
 
 #[tokio::test(start_paused = true)]

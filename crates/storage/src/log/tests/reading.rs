@@ -124,6 +124,56 @@ fn at(f: &Fixture, time: i64, below: i64) -> Option<(i64, i64)> {
     found.map(|TimestampFound { offset, timestamp }| (offset.get(), timestamp.get()))
 }
 
+/// By looking at every record.
+fn newest_of_all(f: &Fixture, start: i64, below: i64) -> Option<(i64, i64)> {
+    let batches = f.all();
+    let records = batches.iter().flat_map(|batch| batch.records(1 << 20).unwrap()).map(Result::unwrap);
+    let all = records.map(|record| (record.offset.get(), record.timestamp.get()));
+    all.filter(|(at, _)| (start..below).contains(at)).max_by_key(|(at, time)| (*time, -at))
+}
+
+fn newest(f: &Fixture, below: i64) -> Option<(i64, i64)> {
+    let found = block_on(f.log.newest_record(offset(below)).run()).unwrap();
+    found.map(|TimestampFound { offset, timestamp }| (offset.get(), timestamp.get()))
+}
+
+#[test]
+fn finds_the_newest_record_that_is_visible_whatever_order_timestamps_have() {
+    let mut f = Fixture::small();
+    assert_eq!(newest(&f, 0), None);
+    // Of two records each. There are several of the newest, and new ones where the limits cut.
+    let times = [50, 900, 10, 70, 900, 20, 60, 800, 30, 90, 5, 850, 100, 700, 700, 1];
+    for (index, time) in times.into_iter().enumerate() {
+        let compression = if index % 2 == 0 { Compression::None } else { Compression::Lz4 };
+        f.append(compressed(2, 200, time, compression));
+    }
+    let end = 2 * times.len() as i64;
+    assert_eq!(newest(&f, end), Some((3, 901)), "the first of several");
+    for round in 0..3 {
+        for below in 0..=end {
+            assert_eq!(newest(&f, below), newest_of_all(&f, 0, below), "round {round}, below {below}");
+        }
+        if round == 0 { f.commit() } else { f.restart_in_order() }
+    }
+    for start in 1..end {
+        f.log.advance_start(offset(start)).unwrap();
+        assert_eq!(newest(&f, end), newest_of_all(&f, start, end), "from {start}");
+    }
+}
+
+#[test]
+fn the_newest_record_of_one_large_segment_is_found_past_what_its_index_knows() {
+    let mut f = Fixture::with(|config| config.index_interval_bytes = 1024);
+    for time in 0..200 {
+        f.append(batch(1, 100, if time == 150 { 500 } else { time }));
+    }
+    for below in [1, 37, 149, 150, 151, 199, 200] {
+        assert_eq!(newest(&f, below), newest_of_all(&f, 0, below), "below {below}");
+    }
+    f.log.advance_start(offset(151)).unwrap();
+    assert_eq!(newest(&f, 180), Some((179, 179)), "what the index names is deleted");
+}
+
 #[test]
 fn finds_the_first_record_as_new_as_a_timestamp() {
     for compression in [Compression::None, Compression::Lz4] {
