@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use highwater_client::{AdminError, Client, ControllerId, ErrorCode, NodeAddress};
+use highwater_client::{AdminError, Client, ControllerId, ErrorCode, NodeAddress, PartitionMetadata, TopicMetadata};
 use tokio::time::Instant;
 
 use crate::cluster::{PORT, controller_host};
@@ -152,9 +152,20 @@ pub async fn is_whole(client: &Client, patience: Duration) -> Fallible<()> {
         match &cluster {
             Ok(it) if it.offline_partitions + it.under_replicated_partitions == 0 => return Ok(()),
             _ if Instant::now() >= deadline => {
-                return Err(format!("after {patience:?} the cluster is not whole: {cluster:?}").into());
+                let wanting: Vec<String> = client.admin().list_topics().await?.iter().flat_map(wanting).collect();
+                return Err(format!("after {patience:?} not whole: {}; {cluster:?}", wanting.join(", ")).into());
             }
             _ => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
+}
+
+/// Its partitions that lack a leader or replicas in sync.
+fn wanting(topic: &TopicMetadata) -> Vec<String> {
+    let lacks = |it: &&PartitionMetadata| it.leader.is_none() || it.isr.len() < it.replicas.len();
+    let text = |it: &PartitionMetadata| {
+        let (leader, in_sync) = (it.leader, &it.isr);
+        format!("{}/{} has leader {leader:?}, and of {:?} in sync {in_sync:?}", topic.name, it.id, it.replicas)
+    };
+    topic.partitions.iter().filter(lacks).map(text).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use highwater_protocol::v1;
-use highwater_types::{BrokerId, ErrorCode};
+use highwater_types::{BrokerId, ErrorCode, Outcome};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -58,7 +58,8 @@ impl Coordinator {
         answer
     }
 
-    /// Asks it until it answers, `may_repeat` forbids it, or time is up. The last answer is returned.
+    /// Asks it until it answers, `may_repeat` forbids it, or time is up. The last answer is returned; where what became of an
+    /// attempt before is unknown, so is what became of all, whatever the last one was told.
     pub async fn call<T, F, Fut>(
         &self,
         what: &str,
@@ -71,11 +72,16 @@ impl Coordinator {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+        let mut outcome = Outcome::NotApplied;
         loop {
-            let error = match self.call_once(what, deadline, &send).await {
+            let mut error = match self.call_once(what, deadline, &send).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            if error.outcome == Outcome::Unknown {
+                outcome = Outcome::Unknown;
+            }
+            error.outcome = outcome;
             let mut pause = backoff.next(&*self.client.seams.entropy);
             if error.code == ErrorCode::ConcurrentTransactions {
                 // The transaction before ends within some milliseconds.

@@ -327,8 +327,9 @@ pub enum TransactionError {
         /// What was asked, what was found, and what to do.
         message: String,
     },
-    /// The coordinator did not answer in time. Of a commit or an abort the outcome is unknown; the next
-    /// [`begin`](crate::TransactionalProducer::begin) asks for the same again, so that it happens once.
+    /// The coordinator did not answer in time, or refused an attempt after one whose answer was lost. Of a commit or an abort the
+    /// outcome is unknown; the next [`begin`](crate::TransactionalProducer::begin) asks for the same again, so that it happens
+    /// once, or fails if this producer is of no use any more.
     #[error("transactional id {transactional_id:?}: {message} ({code}); it is asked for again before anything else")]
     Unavailable {
         /// The id.

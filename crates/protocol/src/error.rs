@@ -57,6 +57,8 @@ pub fn error_from_status(status: &Status) -> v1::Error {
         Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidRequest,
         Code::ResourceExhausted => ErrorCode::Throttled,
         Code::Unimplemented => ErrorCode::Unsupported,
+        // Made on this side, of what broke below: gRPC calls a connection that ends in the middle an internal error.
+        Code::Internal if std::error::Error::source(status).is_some() => ErrorCode::Unavailable,
         _ => ErrorCode::Internal,
     };
     v1::Error::new(code, status.message())
@@ -182,5 +184,15 @@ mod tests {
         let error = error_from_status(&Status::unavailable("connection refused"));
         assert_eq!(code_of(&error), ErrorCode::Unavailable);
         assert!(error.retriable && error.outcome_unknown);
+    }
+
+    #[test]
+    fn p6_a_connection_that_breaks_in_the_middle_is_no_internal_error_of_the_broker() {
+        let mut status = Status::internal("h2 protocol error: http2 error");
+        status.set_source(std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        let error = error_from_status(&status);
+        assert_eq!(code_of(&error), ErrorCode::Unavailable);
+        assert!(error.retriable && error.outcome_unknown);
+        assert_eq!(code_of(&error_from_status(&Status::internal("a bug"))), ErrorCode::Internal);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use highwater_metadata::{Command, CommandResponse};
-use highwater_protocol::v1;
+use highwater_protocol::{code_of, v1};
 use highwater_types::{ErrorCode, ProducerId};
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -114,7 +114,12 @@ impl ProducerIds {
     }
 
     async fn fetch_block(&self) -> Result<(), v1::Error> {
-        match (self.fetch)().await? {
+        let answer = (self.fetch)().await.map_err(|error| match code_of(&error) {
+            // Of this broker, which registers anew: nothing is wrong with what was asked of it, and soon it can be done.
+            ErrorCode::StaleBrokerEpoch => v1::Error::new(ErrorCode::ControllerNotAvailable, error.message),
+            _ => error,
+        });
+        match answer? {
             CommandResponse::ProducerIdsAllocated { first, count } => {
                 let block = Block { next: first.get(), end: first.get() + i64::from(count) };
                 self.blocks.lock().unwrap_or_else(PoisonError::into_inner).ahead = Some(block);
@@ -164,6 +169,14 @@ mod tests {
         let all = futures::future::join_all((0..8).map(take)).await;
         let all: BTreeSet<ProducerId> = all.into_iter().flat_map(Result::unwrap).collect();
         assert_eq!(all.len(), 8 * 700);
+    }
+
+    #[tokio::test]
+    async fn p6_a_broker_that_is_not_registered_yet_refuses_nobody_for_good() {
+        let fetch = || async { Err(v1::Error::new(ErrorCode::StaleBrokerEpoch, "epoch -1")) }.boxed();
+        let error = ProducerIds::with(Box::new(fetch)).next().await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::ControllerNotAvailable.number());
+        assert!(error.retriable);
     }
 
     #[tokio::test]

@@ -277,11 +277,19 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                let error = TransactionError::from_admin(&self.config.transactional_id, error);
+                let (outcome, transactional_id) = (error.outcome, self.config.transactional_id.clone());
+                let unknown = TransactionError::Unavailable {
+                    transactional_id: transactional_id.clone(),
+                    code: error.code,
+                    message: error.to_string(),
+                };
+                let error = TransactionError::from_admin(&transactional_id, error);
                 if !matches!(error, TransactionError::Unavailable { .. }) {
                     state.phase = Phase::Dead(error.clone());
                 }
-                Err(error)
+                // An attempt whose answer was lost may have ended it, though a later one was refused (the producer was replaced
+                // meanwhile, say): nobody must take that for an end of the other kind.
+                Err(if outcome == Outcome::Unknown { unknown } else { error })
             }
         }
     }

@@ -206,10 +206,11 @@ impl Leader {
     /// controller hears of a death by itself), but nothing waits any more for it to join.
     pub fn on_session_closed(&mut self, follower: BrokerId, now: Duration) -> Effects {
         self.advance_clock(now);
-        if !self.view.isr.contains(&follower)
-            && let Some(progress) = self.followers.get_mut(&follower)
-        {
-            progress.forget_caught_up();
+        if let Some(progress) = self.followers.get_mut(&follower) {
+            progress.on_session_closed();
+            if !self.view.isr.contains(&follower) {
+                progress.forget_caught_up();
+            }
         }
         self.advance_high_watermark()
     }

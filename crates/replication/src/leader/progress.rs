@@ -39,11 +39,20 @@ pub(super) struct Progress {
     caught_up_at: Option<Duration>,
     /// Where the leader's log ended at some time after `caught_up_at`.
     mark: Option<(Offset, Duration)>,
+    /// The stream that acknowledged is open, as far as is known: what it said holds, though it says nothing new.
+    is_open: bool,
 }
 
 impl Progress {
     pub(super) const fn new(caught_up_at: Option<Duration>) -> Self {
-        Self { broker_epoch: BrokerEpoch::NONE, acknowledged: None, log_start: Offset::ZERO, caught_up_at, mark: None }
+        Self {
+            broker_epoch: BrokerEpoch::NONE,
+            acknowledged: None,
+            log_start: Offset::ZERO,
+            caught_up_at,
+            mark: None,
+            is_open: false,
+        }
     }
 
     pub(super) const fn broker_epoch(&self) -> BrokerEpoch {
@@ -79,6 +88,7 @@ impl Progress {
         let durable = fetch.durable_offset.min(fetch.fetch_offset);
         self.acknowledged = Some(Acknowledged { log_end: fetch.fetch_offset, durable });
         self.log_start = fetch.log_start_offset;
+        self.is_open = true;
         self.note_caught_up(leader_end, durability, now);
     }
 
@@ -98,6 +108,16 @@ impl Progress {
     pub(super) fn forget_caught_up(&mut self) {
         self.caught_up_at = None;
         self.mark = None;
+    }
+
+    pub(super) fn on_session_closed(&mut self) {
+        self.is_open = false;
+    }
+
+    /// It has all that the leader has, and would have said so again if anything were new. Where nothing is written nothing else
+    /// is ever heard of it.
+    pub(super) fn has_all(&self, leader_end: Offset, durability: Durability) -> bool {
+        self.is_open && self.acknowledged(durability).is_some_and(|a| a >= leader_end)
     }
 
     pub(super) fn is_caught_up(&self, leader_end: Offset, config: LeaderConfig, now: Duration) -> bool {

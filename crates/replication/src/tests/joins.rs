@@ -60,6 +60,27 @@ fn t8_a_new_incarnation_does_not_keep_up_because_the_old_one_did() {
 }
 
 #[test]
+fn t14_a_replica_that_was_fenced_for_a_moment_joins_again_although_nothing_is_written() {
+    // Both followers have all there is. The controller hears nothing of them, takes them out, and then hears of them again; the
+    // streams never broke. Below min.insync.replicas nothing is written that they could acknowledge.
+    let mut test = Test::replicated(&[1, 2, 3], 2);
+    let _ = (test.fetch(2, 100), test.fetch(3, 100));
+    assert_eq!(test.on_view(&view(&[1], 8), &[1]), nothing());
+    assert!(!test.leader.has_min_isr());
+    let effects = test.on_view(&view(&[1], 8), &[1, 2, 3]);
+    assert!(joins(&effects, 2) && joins(&effects, 3), "{effects:?}");
+}
+
+#[test]
+fn a_replica_whose_stream_broke_does_not_join_for_what_it_had() {
+    let mut test = Test::replicated(&[1, 2, 3], 2);
+    let _ = (test.fetch(2, 100), test.fetch(3, 100));
+    let _ = test.leader.on_session_closed(b(3), test.now);
+    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), nothing());
+    assert!(joins(&test.fetch(3, 100), 3));
+}
+
+#[test]
 fn t11_an_accepted_member_counts_before_the_metadata_shows_it() {
     let mut test = Test::replicated(&[1, 2], 2);
     assert!(joins(&test.fetch(3, 100), 3));
