@@ -18,6 +18,7 @@ use crate::world::World;
 
 /// More than any run takes beyond its load.
 const REST_MAX: Duration = Duration::from_secs(600);
+
 /// What is run.
 #[derive(Clone)]
 pub struct Task {
@@ -94,11 +95,8 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         while let Some((_, number, fault)) = coming.next_if(|(at, ..)| start + *at <= sim.elapsed()) {
             story.tell_at(sim.elapsed(), format!("[{number}] {fault}"));
             history.record_at(sim.elapsed(), Event::Fault { what: fault.to_string() });
-            if let Fault::Crash { host, power_loss } = &fault {
+            if let Fault::Crash { host, .. } = &fault {
                 work.crashes(host, sim.elapsed());
-                if *power_loss {
-                    history.record_at(sim.elapsed(), Event::PowerLost { node: host.clone() });
-                }
             }
             operator.take(&fault);
             wreckage.apply(&mut sim, &fault);
@@ -108,6 +106,9 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         }
         for told in wreckage.tend(&mut sim) {
             story.tell_at(sim.elapsed(), told);
+        }
+        for node in wreckage.take_powerless() {
+            history.record_at(sim.elapsed(), Event::PowerLost { node });
         }
         if !is_over && sim.elapsed() >= start + task.load {
             story.tell_at(sim.elapsed(), "the load ends");

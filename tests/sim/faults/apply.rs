@@ -42,6 +42,8 @@ pub struct Wreckage {
     ended: BTreeMap<String, Duration>,
     /// Nodes that were told to stop, and when.
     stopping: BTreeMap<String, Duration>,
+    /// Hosts that have lost power and are not asked for yet.
+    powerless: Vec<String>,
 }
 
 impl Wreckage {
@@ -56,6 +58,7 @@ impl Wreckage {
             doomed: BTreeMap::new(),
             ended: BTreeMap::new(),
             stopping: BTreeMap::new(),
+            powerless: Vec::new(),
         }
     }
 
@@ -145,6 +148,11 @@ impl Wreckage {
         told
     }
 
+    /// Hosts that have lost power since this was asked last, by whichever fault.
+    pub fn take_powerless(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.powerless)
+    }
+
     /// Ends the process of a controller that was removed, and leaves nothing on its disk; it waits to be added again.
     pub fn retire(&mut self, sim: &mut turmoil::Sim<'_>, id: u64) {
         let host = controller_host(id);
@@ -183,6 +191,7 @@ impl Wreckage {
         self.stopping.remove(host);
         let others: BTreeSet<String> = self.hosts.iter().filter(|other| *other != host).cloned().collect();
         if power_loss {
+            self.powerless.push(host.to_owned());
             // Nobody is left to close its connections.
             others.iter().for_each(|other| sim.partition(host, other.as_str()));
         }
