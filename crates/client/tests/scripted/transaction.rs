@@ -163,6 +163,22 @@ async fn a_commit_that_stays_unanswered_is_made_before_the_next_transaction() {
 }
 
 #[tokio::test]
+async fn p4_p6_a_commit_that_may_have_been_carried_out_is_unknown_whatever_a_later_attempt_is_told() {
+    for refusal in [ErrorCode::ProducerFenced, ErrorCode::StaleBrokerEpoch] {
+        let (fake, client) = cluster().await;
+        let mut producer = producer(&client).await;
+        let lost = OnCall::ServeThenFail(error(ErrorCode::Unavailable));
+        fake.lock().coordination.on("end_transaction", [lost, OnCall::Refuse(error(refusal))]);
+        let transaction = producer.begin().await.unwrap();
+        send(&transaction, "a", 0).await;
+        let unknown = soon(transaction.commit()).await.unwrap_err();
+        assert!(matches!(unknown, TransactionError::Unavailable { .. }), "{unknown}");
+        assert_eq!((unknown.code(), ended(&fake)), (refusal, vec![(0, true)]));
+        assert!(soon(producer.begin()).await.err().is_some_and(|error| error.is_fatal()), "it is of no use any more");
+    }
+}
+
+#[tokio::test]
 async fn who_is_taken_over_is_fenced_for_good() {
     let (fake, client) = cluster().await;
     let mut old = producer(&client).await;
