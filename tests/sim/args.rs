@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum as _};
 
 use crate::faults::Kind;
 use crate::mutation::MutationArgs;
+use crate::workloads::mix::{self, Mix, Work};
 
 /// The exit code when a seed did not hold.
 pub const FAILED: u8 = 1;
@@ -36,6 +37,10 @@ pub struct Args {
     /// members.
     #[arg(long, default_value = "all", value_name = "KINDS", value_parser = Kinds::parse)]
     pub faults: Kinds,
+    /// What clients do besides writing to and reading a topic, alone and in a group: drawn (by the seed), all, none, or a list of
+    /// transactions, zombies, pipeline, table, trims, lives, growth, thin, seeks, acks.
+    #[arg(long, default_value = "drawn", value_name = "WORK", value_parser = Workloads::parse)]
+    pub workloads: Workloads,
     /// Lets only these of the seed's faults happen, by the numbers that its story gives them.
     #[arg(long, value_delimiter = ',', value_name = "NUMBERS", conflicts_with_all = ["seeds", "for_time", "regressions"])]
     pub only: Option<Vec<usize>>,
@@ -76,6 +81,11 @@ impl Args {
         self.seeds.is_none() && self.for_time.is_none() && self.regressions.is_none()
     }
 
+    /// What clients do.
+    pub fn mix(&self) -> Mix {
+        self.workloads.set.clone().unwrap_or_else(|| mix::draw(self.seed.unwrap_or(1)))
+    }
+
     pub fn load(&self) -> Duration {
         Duration::from_secs_f64(self.minutes * 60.0)
     }
@@ -95,6 +105,27 @@ impl Kinds {
             "all" => Kind::value_variants().iter().copied().collect(),
             "none" => BTreeSet::new(),
             list => list.split(',').map(|name| Kind::from_str(name.trim(), true)).collect::<Result<_, _>>()?,
+        };
+        Ok(Self { set, text: text.to_owned() })
+    }
+}
+
+/// What clients do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workloads {
+    /// `None`: as the seed says.
+    pub set: Option<Mix>,
+    /// As it was written.
+    pub text: String,
+}
+
+impl Workloads {
+    fn parse(text: &str) -> Result<Self, String> {
+        let set = match text {
+            "drawn" => None,
+            "all" => Some(Work::value_variants().iter().copied().collect()),
+            "none" => Some(Mix::new()),
+            list => Some(list.split(',').map(|name| Work::from_str(name.trim(), true)).collect::<Result<_, _>>()?),
         };
         Ok(Self { set, text: text.to_owned() })
     }

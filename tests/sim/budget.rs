@@ -33,7 +33,8 @@ pub fn run(args: &Args) -> io::Result<bool> {
             println!("seeds from {first} on");
             let seeds = first..first.saturating_add(args.seeds.unwrap_or(u64::MAX - first));
             let minutes = args.minutes.to_string();
-            let common = ["--minutes", &minutes, "--faults", &args.faults.text].map(str::to_owned);
+            let common = ["--minutes", &minutes, "--faults", &args.faults.text, "--workloads", &args.workloads.text]
+                .map(str::to_owned);
             Box::new(seeds.map(move |seed| {
                 let flags = [vec!["--seed".to_owned(), seed.to_string()], common.to_vec()].concat();
                 Run { flags, reason: None }

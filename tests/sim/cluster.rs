@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_broker::{Broker, BrokerConfig};
+use highwater_broker::{Broker, BrokerConfig, ExtraServices};
 use highwater_controller::{Controller, ControllerConfig, MemStore};
+use highwater_gateway::{Gateway, GatewayLimits};
+use highwater_seams::Seams;
 use highwater_storage::sim::{SimDisk, SimLatency};
 use highwater_types::{BrokerId, ControllerId};
 
@@ -127,9 +129,24 @@ fn broker(sim: &mut turmoil::Sim<'_>, world: &World, id: u32) -> Node {
     node
 }
 
+/// The door of thin clients, a client of the broker that it is in.
+fn thin_clients(host: &str, seams: Seams) -> ExtraServices {
+    let host = host.to_owned();
+    ExtraServices::new(&[highwater_gateway::SERVICE_NAME], move |routes, broker| {
+        Gateway::new(format!("{host}:{}", broker.port), GatewayLimits::default(), seams, broker.ending).mount(routes)
+    })
+}
+
 /// A broker's process. Returns why it ended.
 async fn serve(config: BrokerConfig, world: &World, host: &str, disk: &SimDisk, switch: &Switch) -> String {
-    let handle = match Broker::start(config, world.seams(host), disk.mount()).await {
+    let handle = match Broker::start_with(
+        config,
+        world.seams(host),
+        disk.mount(),
+        thin_clients(host, world.seams(host)),
+    )
+    .await
+    {
         Ok(handle) => handle,
         Err(error) => return format!("could not start: {error}"),
     };

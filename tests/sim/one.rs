@@ -23,6 +23,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let task = Task {
         seed: args.seed.unwrap_or(1),
         kinds: args.faults.set.clone(),
+        mix: args.mix(),
         load: args.load(),
         only: args.only.clone().map(BTreeSet::from_iter),
     };
@@ -114,6 +115,9 @@ fn flags(task: &Task, args: &Args, only: Option<&BTreeSet<usize>>) -> Vec<String
     let kinds = if only.is_some_and(BTreeSet::is_empty) { "none" } else { &args.faults.text };
     if kinds != "all" {
         flags.extend(["--faults".to_owned(), kinds.to_owned()]);
+    }
+    if args.workloads.set.is_some() {
+        flags.extend(["--workloads".to_owned(), args.workloads.text.clone()]);
     }
     if let Some(only) = only.filter(|only| !only.is_empty()) {
         let numbers: Vec<String> = only.iter().map(usize::to_string).collect();

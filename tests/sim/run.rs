@@ -13,9 +13,12 @@ use crate::cluster;
 use crate::faults::{Fault, Kind, MESSAGE_MAX, Plan, Schedule, Wreckage};
 use crate::operator::Operator;
 use crate::story::Story;
+use crate::workloads::mix::Mix;
 use crate::workloads::{self, Workloads};
 use crate::world::World;
 
+/// After the last fault, everything must work again within this time.
+const RECOVERY: Duration = Duration::from_secs(30);
 /// More than any run takes beyond its load.
 const REST_MAX: Duration = Duration::from_secs(600);
 
@@ -27,6 +30,8 @@ pub struct Task {
     pub kinds: BTreeSet<Kind>,
     /// When the writers stop; faults are over before.
     pub load: Duration,
+    /// What clients do besides.
+    pub mix: Mix,
     /// Of the episodes only these, by number.
     pub only: Option<BTreeSet<usize>>,
 }
@@ -82,7 +87,7 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
     let nodes = cluster::build(&mut sim, &world);
     let history = History::timed_by(|| turmoil::sim_elapsed().unwrap_or_default());
     let operator = Operator::start(&mut sim, &world, &story);
-    let work = Workloads::start(&mut sim, &world, &history, &operator);
+    let work = Workloads::start(&mut sim, &world, &task.mix, &history, &operator);
     while !work.is_ready() {
         step(&mut sim, progress, &history);
     }
@@ -120,7 +125,7 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         }
     }
     story.tell_at(sim.elapsed(), "everything works again, and was read");
-    let report = history.assert_keeps(&Expectations::default());
+    let report = history.assert_keeps(&Expectations::default().recovers(RECOVERY, work.signs()));
     Outcome { history: history.to_json_lines(), report }
 }
 

@@ -17,7 +17,7 @@ use crate::world::World;
 
 /// As many as there are partitions; with one of them dead, another has two.
 const MEMBERS: u32 = PARTITIONS;
-const GROUP: &str = "billing";
+pub const GROUP: &str = "billing";
 /// A member's number in its n-th life is this times its host's, plus n.
 const LIVES: u32 = 100;
 

@@ -2,30 +2,35 @@
 //! seed says.
 
 pub mod members;
+pub mod mix;
 pub mod pipelines;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_client::{Client, NewTopic, ProducerConfig};
+use highwater_client::{Acks, Client, NewTopic, ProducerConfig};
+use highwater_seams::SeededEntropy;
 use highwater_testkit::History;
-use highwater_testkit::history::{Event, Removal};
+use highwater_testkit::history::{Event, Removal, Sign, life_of};
+pub use highwater_testkit::workloads::Fallible;
 use highwater_testkit::workloads::appends::{Writers, WritersConfig};
-use highwater_testkit::workloads::readers::{Reader, Tail, read_whole, read_whole_as};
+use highwater_testkit::workloads::probe::{Probe, Subjects};
+use highwater_testkit::workloads::readers::{Reader, Tail, read_whole_as, seek_about};
+use highwater_testkit::workloads::thin::Publisher;
 use highwater_testkit::workloads::transactors::Transactor;
-use highwater_testkit::workloads::{Running, create, table};
+use highwater_testkit::workloads::{Running, create, lives, shape, table, trims, zombies};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cluster::bootstrap;
+use crate::cluster::{self, PORT, bootstrap};
 use crate::operator::{self, Operator};
 use crate::world::World;
 use members::Members;
+use mix::{Mix, Work};
 use pipelines::Pipelines;
-
-pub use highwater_testkit::workloads::Fallible;
 
 const CLIENT: &str = "client";
 
@@ -33,25 +38,54 @@ pub const TOPIC: &str = "orders";
 /// Written in transactions.
 const LEDGER: &str = "ledger";
 const TABLE: &str = "table";
+/// Its records are deleted from the front.
+const TRIMS: &str = "trims";
+/// It is deleted and made again.
+const LIVES: &str = "lives";
+const GROWTH: &str = "growth";
+/// Written by thin clients.
+const THIN: &str = "thin";
+/// Its replicas do not sync before they acknowledge.
+const FAST: &str = "fast";
 pub const PARTITIONS: u32 = 3;
+const PARTITIONS_MAX: u32 = 6;
 const REPLICAS: u32 = 3;
 /// How long a client looks for a broker that answers, and how long the cluster has to give everything back.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a record may wait for its acknowledgement.
 const DELIVERY: Duration = Duration::from_secs(60);
+/// A topic that is deleted does not come back: its writers are not to wait for it.
+const SHORT_DELIVERY: Duration = Duration::from_secs(8);
 
 /// Numbers of writers and readers, which are unique over a history.
 mod numbers {
     pub const APPENDS: u32 = 1;
+    pub const FAST: u32 = 11;
     pub const TRANSACTORS: [u32; 2] = [21, 22];
     pub const TABLE: u32 = 31;
+    pub const TRIMS: u32 = 41;
+    pub const THIN: [u32; 2] = [51, 52];
+    pub const GROWTH: u32 = 61;
+    /// And the one after it.
+    pub const PROBE: u32 = 71;
+    /// And those after it.
+    pub const LIVES: u32 = 1_000;
+    pub const ZOMBIES: u32 = 2_000;
 
     pub const FOLLOWER: u32 = 1;
-    pub const WHOLE: u32 = 2;
-    pub const LEDGER_FOLLOWER: u32 = 3;
-    pub const LEDGER_WHOLE: u32 = 4;
-    pub const OUT_FOLLOWER: u32 = 5;
-    pub const OUT_WHOLE: u32 = 6;
+    pub const LEDGER_FOLLOWER: u32 = 2;
+    pub const LEDGER_FOLLOWER_OF_ALL: u32 = 3;
+    pub const OUT_FOLLOWER: u32 = 4;
+    pub const TRIMS_FOLLOWER: u32 = 5;
+    pub const FAST_FOLLOWER: u32 = 6;
+    pub const THIN_FOLLOWER: u32 = 7;
+    pub const TRIMMER: u32 = 8;
+    pub const SEEKER: u32 = 9;
+    pub const GROWTH_FOLLOWER: u32 = 10;
+    /// Of all in the end, and of what is committed.
+    pub const WHOLE: u32 = 11;
+    pub const WHOLE_COMMITTED: u32 = 12;
+    pub const PROBE_READER: u32 = 13;
 }
 
 /// Hosts of clients that may die.
@@ -68,25 +102,39 @@ pub fn hosts() -> Vec<String> {
 #[derive(Clone)]
 pub struct Workloads {
     world: World,
+    mix: Mix,
     history: History,
     operator: Operator,
     members: Members,
     pipelines: Pipelines,
     stop: watch::Sender<bool>,
     is_ready: Rc<Cell<bool>>,
+    signs: Rc<RefCell<Vec<Sign>>>,
+}
+
+/// What runs until the load ends.
+#[derive(Default)]
+struct Load {
+    writers: Vec<Writers>,
+    transactors: Vec<Transactor>,
+    others: Vec<Running>,
+    lives: Option<Running<Fallible<u32>>>,
+    followers: Vec<Tail>,
 }
 
 impl Workloads {
     /// Registers their hosts.
-    pub fn start(sim: &mut turmoil::Sim<'_>, world: &World, history: &History, operator: &Operator) -> Self {
+    pub fn start(sim: &mut turmoil::Sim<'_>, world: &World, mix: &Mix, history: &History, operator: &Operator) -> Self {
         let work = Self {
             world: world.clone(),
+            mix: mix.clone(),
             history: history.clone(),
             operator: operator.clone(),
             members: Members::join(sim, world, history),
-            pipelines: Pipelines::start(sim, world),
+            pipelines: Pipelines::start(sim, world, mix.contains(&Work::Pipeline)),
             stop: watch::Sender::new(false),
             is_ready: Rc::default(),
+            signs: Rc::default(),
         };
         let client = work.clone();
         sim.client(CLIENT, async move { client.live().await.map_err(plain) });
@@ -108,41 +156,44 @@ impl Workloads {
         self.members.crashes(host, at);
     }
 
+    /// What must have been seen to work since the last fault.
+    pub fn signs(&self) -> Vec<Sign> {
+        self.signs.borrow().clone()
+    }
+
+    fn has(&self, work: Work) -> bool {
+        self.mix.contains(&work)
+    }
+
     async fn live(self) -> Fallible<()> {
         let client = connect(&self.world, CLIENT, PATIENCE).await?;
-        let history = &self.history;
         self.make_topics(&client).await?;
         self.is_ready.set(true);
-
-        let follower = Tail::start(&client, history, numbers::FOLLOWER, TOPIC);
-        let ledger_follower = Tail::start_as(&client, history, Reader::of_committed(numbers::LEDGER_FOLLOWER), LEDGER);
-        let out_follower =
-            Tail::start_as(&client, history, Reader::of_committed(numbers::OUT_FOLLOWER), pipelines::OUT);
-        let writers = Writers::start(&client, history, &appends());
-        let table = Running::start(|stopping| {
-            table::write(client.clone(), history.clone(), numbers::TABLE, TABLE.into(), patient(), stopping)
-        });
-        let transactors: Vec<_> = numbers::TRANSACTORS
-            .iter()
-            .map(|number| Transactor::start(&client, history, *number, LEDGER, PARTITIONS))
-            .collect();
+        let load = self.load(&client);
         // Never an error: this has a sender of its own.
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
 
-        table.tell();
-        writers.stop().await;
-        table.stop().await;
-        for transactor in transactors {
-            transactor.stop().await;
+        let mut subjects = self.subjects();
+        let probe = Probe {
+            client: client.clone(),
+            history: self.history.clone(),
+            writer: numbers::PROBE,
+            reader: numbers::PROBE_READER,
+            patience: PATIENCE,
+        };
+        // Not only once everything that waited is settled.
+        let (ended, signs) = tokio::join!(load.end(), probe.look(&subjects));
+        self.signs.replace(signs);
+        let (life, followers) = ended?;
+        if self.has(Work::Lives) {
+            subjects.topics.push((LIVES.to_owned(), life_of(LIVES, life)));
         }
         self.members.have_read_all(PATIENCE).await?;
-        self.pipelines.have_done_all(&client, history, PATIENCE).await?;
-        read_whole(&client, history, numbers::WHOLE, TOPIC, PATIENCE).await?;
-        read_whole(&client, history, numbers::WHOLE, TABLE, PATIENCE).await?;
-        for (reader, topic) in [(numbers::LEDGER_WHOLE, LEDGER), (numbers::OUT_WHOLE, pipelines::OUT)] {
-            read_whole_as(&client, history, Reader::of_committed(reader), topic, &topic.into(), PATIENCE).await?;
+        if self.has(Work::Pipeline) {
+            self.pipelines.have_done_all(&client, &self.history, PATIENCE).await?;
         }
-        for follower in [follower, ledger_follower, out_follower] {
+        self.read_everything(&client, &subjects).await?;
+        for follower in followers {
             follower.stop().await?;
         }
         self.operator.has_done_all(PATIENCE).await?;
@@ -150,20 +201,206 @@ impl Workloads {
     }
 
     async fn make_topics(&self, client: &Client) -> Fallible<()> {
-        create(client, topic(TOPIC), PATIENCE).await?;
-        for name in [LEDGER, pipelines::OUT] {
-            create(client, topic(name), PATIENCE).await?;
-            self.history.record(Event::Topic {
-                topic: name.into(),
-                synced: true,
-                removal: Removal::OnRequest,
-                dense: false,
-            });
+        self.make(client, topic(TOPIC), TOPIC, true, Removal::OnRequest, true).await?;
+        if self.has(Work::Transactions) || self.has(Work::Zombies) {
+            self.make(client, topic(LEDGER), LEDGER, true, Removal::OnRequest, false).await?;
         }
-        create(client, table::topic(TABLE, PARTITIONS, REPLICAS), PATIENCE).await?;
-        self.history.record(table::described(TABLE));
-        self.history.record(pipelines::described());
+        if self.has(Work::Pipeline) {
+            self.make(client, topic(pipelines::OUT), pipelines::OUT, true, Removal::OnRequest, false).await?;
+            self.history.record(pipelines::described());
+        }
+        if self.has(Work::Table) {
+            let topic = table::topic(TABLE, PARTITIONS, REPLICAS);
+            self.make(client, topic, TABLE, true, Removal::Compaction, false).await?;
+        }
+        if self.has(Work::Trims) {
+            self.make(client, topic(TRIMS), TRIMS, true, Removal::OnRequest, true).await?;
+        }
+        if self.has(Work::Growth) {
+            let small = NewTopic::new(GROWTH, 1, REPLICAS).config("min.insync.replicas", "2");
+            self.make(client, small, GROWTH, true, Removal::OnRequest, true).await?;
+        }
+        if self.has(Work::Thin) {
+            self.make(client, topic(THIN), THIN, true, Removal::OnRequest, false).await?;
+        }
+        if self.has(Work::Acks) {
+            let fast = topic(FAST).config("durability", "replicated").config("unclean.leader.election", "balanced");
+            self.make(client, fast, FAST, false, Removal::OnRequest, true).await?;
+        }
         Ok(())
+    }
+
+    async fn make(
+        &self,
+        client: &Client,
+        topic: NewTopic,
+        name: &str,
+        synced: bool,
+        removal: Removal,
+        dense: bool,
+    ) -> Fallible<()> {
+        create(client, topic, PATIENCE).await?;
+        self.history.record(Event::Topic { topic: name.into(), synced, removal, dense });
+        Ok(())
+    }
+
+    fn load(&self, client: &Client) -> Load {
+        let mut load = Load::default();
+        let random = SeededEntropy::new(self.world.seed().rotate_left(41));
+        let draw = |topic: &str, acks| shape::draw(&random, topic, PARTITIONS, acks, DELIVERY);
+        let writers = |config: &WritersConfig| Writers::start(client, &self.history, config);
+        let follow = |reader, topic: &str| Tail::start_as(client, &self.history, reader, topic);
+        let two = |first, config| WritersConfig { writers: 2, first_writer: first, ..config };
+        let history = || self.history.clone();
+
+        load.followers.push(follow(Reader::of_all(numbers::FOLLOWER), TOPIC));
+        let idempotent = |mut config: WritersConfig| {
+            config.producer.idempotence = Some(true);
+            config
+        };
+        load.writers.push(writers(&two(numbers::APPENDS, idempotent(draw(TOPIC, Acks::All)))));
+        if self.has(Work::Transactions) || self.has(Work::Zombies) {
+            load.followers.push(follow(Reader::of_committed(numbers::LEDGER_FOLLOWER), LEDGER));
+            load.followers.push(follow(Reader::of_all(numbers::LEDGER_FOLLOWER_OF_ALL), LEDGER));
+        }
+        if self.has(Work::Transactions) {
+            for number in numbers::TRANSACTORS {
+                load.transactors.push(Transactor::start(client, &self.history, number, LEDGER, PARTITIONS));
+            }
+        }
+        if self.has(Work::Zombies) {
+            let (first, ledger) = (numbers::ZOMBIES, LEDGER.into());
+            load.others.push(Running::start(|stopping| {
+                let client = client.clone();
+                zombies::follow_one_another(client, history(), "zombie".into(), first, ledger, PARTITIONS, stopping)
+            }));
+        }
+        if self.has(Work::Pipeline) {
+            load.followers.push(follow(Reader::of_committed(numbers::OUT_FOLLOWER), pipelines::OUT));
+        }
+        if self.has(Work::Table) {
+            load.others.push(Running::start(|stopping| {
+                table::write(client.clone(), history(), numbers::TABLE, TABLE.into(), patient(), stopping)
+            }));
+        }
+        if self.has(Work::Trims) {
+            load.followers.push(follow(Reader::of_all(numbers::TRIMS_FOLLOWER), TRIMS));
+            load.writers.push(writers(&two(numbers::TRIMS, idempotent(draw(TRIMS, Acks::All)))));
+            let every = Duration::from_millis(700);
+            load.others.push(Running::start(|stopping| {
+                trims::trim(client.clone(), history(), TRIMS.into(), PARTITIONS, numbers::TRIMMER, every, stopping)
+            }));
+        }
+        if self.has(Work::Lives) {
+            let mut config = idempotent(draw(LIVES, Acks::All));
+            (config.first_writer, config.producer.delivery_timeout) = (numbers::LIVES, SHORT_DELIVERY);
+            load.lives = Some(Running::start(|stopping| {
+                let (client, topic) = (client.clone(), topic(LIVES));
+                lives::live_and_die(client, history(), topic, config, numbers::LIVES, PATIENCE, stopping)
+            }));
+        }
+        if self.has(Work::Growth) {
+            load.followers.push(follow(Reader::of_all(numbers::GROWTH_FOLLOWER), GROWTH));
+            let mut config = idempotent(draw(GROWTH, Acks::All));
+            (config.first_writer, config.keys) = (numbers::GROWTH, 1_000);
+            load.writers.push(writers(&config));
+            let every = Duration::from_secs(4);
+            load.others.push(Running::start(|stopping| {
+                lives::grow(client.clone(), history(), GROWTH.to_owned(), PARTITIONS_MAX, every, stopping)
+            }));
+        }
+        if self.has(Work::Thin) {
+            load.followers.push(follow(Reader::of_committed(numbers::THIN_FOLLOWER), THIN));
+            for (writer, name) in numbers::THIN.into_iter().zip([None, Some("press".to_owned())]) {
+                let publisher = Publisher {
+                    net: self.world.seams(CLIENT).net,
+                    brokers: cluster::brokers().into_iter().map(|host| (host, PORT)).collect(),
+                    history: history(),
+                    writer,
+                    topic: THIN.into(),
+                    name,
+                    patience: DELIVERY,
+                };
+                let every = Duration::from_millis(100);
+                load.others.push(Running::start(|stopping| publisher.publish(every, stopping)));
+            }
+        }
+        if self.has(Work::Seeks) {
+            let reader = Reader::of_all(numbers::SEEKER);
+            load.others
+                .push(Running::start(|stopping| seek_about(client.clone(), history(), reader, TOPIC.into(), stopping)));
+        }
+        if self.has(Work::Acks) {
+            load.followers.push(follow(Reader::of_all(numbers::FAST_FOLLOWER), FAST));
+            for (acks, first) in [Acks::All, Acks::Leader, Acks::None].into_iter().zip(numbers::FAST..) {
+                load.writers.push(writers(&WritersConfig { first_writer: first, ..draw(FAST, acks) }));
+            }
+        }
+        load
+    }
+
+    /// What must work in the end.
+    fn subjects(&self) -> Subjects {
+        let mut topics = vec![(TOPIC.to_owned(), Arc::from(TOPIC))];
+        let mut add = |is_there: bool, topic: &str, name: Arc<str>| {
+            if is_there {
+                topics.push((topic.to_owned(), name));
+            }
+        };
+        let transacts = self.has(Work::Transactions) || self.has(Work::Zombies);
+        add(transacts, LEDGER, LEDGER.into());
+        add(self.has(Work::Table), TABLE, TABLE.into());
+        add(self.has(Work::Trims), TRIMS, TRIMS.into());
+        add(self.has(Work::Growth), GROWTH, GROWTH.into());
+        add(self.has(Work::Thin), THIN, THIN.into());
+        add(self.has(Work::Acks), FAST, FAST.into());
+        Subjects {
+            topics,
+            transactional: transacts.then(|| (LEDGER.into(), PARTITIONS)),
+            groups: vec![(members::GROUP.into(), TOPIC.into())],
+        }
+    }
+
+    async fn read_everything(&self, client: &Client, subjects: &Subjects) -> Fallible<()> {
+        let of_all = Reader::of_all(numbers::WHOLE);
+        let of_committed = Reader::of_committed(numbers::WHOLE_COMMITTED);
+        // Of publishers that can be sure of once, attempts that were taken back are there for readers of everything.
+        for (topic, name) in subjects.topics.iter().filter(|(topic, _)| topic != THIN) {
+            read_whole_as(client, &self.history, of_all, topic, name, PATIENCE).await?;
+        }
+        let transactional = [
+            (self.has(Work::Transactions) || self.has(Work::Zombies), LEDGER),
+            (self.has(Work::Pipeline), pipelines::OUT),
+            (self.has(Work::Thin), THIN),
+        ];
+        for (_, topic) in transactional.into_iter().filter(|(is_there, _)| *is_there) {
+            read_whole_as(client, &self.history, of_committed, topic, &topic.into(), PATIENCE).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Load {
+    /// Ends it, waiting until every record is settled. Returns in which life the topic is that has several, and who still reads.
+    async fn end(self) -> Fallible<(u32, Vec<Tail>)> {
+        self.others.iter().for_each(Running::tell);
+        if let Some(lives) = &self.lives {
+            lives.tell();
+        }
+        for writers in self.writers {
+            writers.stop().await;
+        }
+        for transactor in self.transactors {
+            transactor.stop().await;
+        }
+        for other in self.others {
+            other.stop().await;
+        }
+        let life = match self.lives {
+            Some(lives) => lives.stop().await?,
+            None => 0,
+        };
+        Ok((life, self.followers))
     }
 }
 
@@ -173,18 +410,6 @@ fn topic(name: &str) -> NewTopic {
 
 fn patient() -> ProducerConfig {
     ProducerConfig { delivery_timeout: DELIVERY, ..ProducerConfig::default() }
-}
-
-fn appends() -> WritersConfig {
-    WritersConfig {
-        writers: 2,
-        first_writer: numbers::APPENDS,
-        value_bytes: 64,
-        burst: 5,
-        every: Duration::from_millis(20),
-        producer: patient(),
-        ..WritersConfig::new(TOPIC, PARTITIONS)
-    }
 }
 
 /// As turmoil asks for.

@@ -35,14 +35,18 @@ pub fn described() -> Event {
 }
 
 impl Pipelines {
-    /// Registers the hosts.
-    pub fn start(sim: &mut turmoil::Sim<'_>, world: &World) -> Self {
+    /// Registers the hosts, where nothing happens if it does not work.
+    pub fn start(sim: &mut turmoil::Sim<'_>, world: &World, works: bool) -> Self {
         let stop = watch::Sender::new(false);
         for number in 1..=PIPELINES {
             let (stop, world) = (stop.clone(), world.clone());
             sim.host(host(number), move || {
                 let (stopping, world) = (stop.subscribe(), world.clone());
                 async move {
+                    // A host that faults may name, all the same.
+                    if !works {
+                        std::future::pending::<()>().await;
+                    }
                     let client = connect(&world, &host(number), PATIENCE).await.map_err(plain)?;
                     work(&client, number, GROUP, [TOPIC, OUT], stopping).await;
                     Ok(())

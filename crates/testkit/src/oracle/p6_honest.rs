@@ -102,7 +102,12 @@ fn in_range(
     if start > allowed && facts.removal(&place.topic) == Removal::OnRequest {
         return Some(format!("what lies from {allowed} on was not deleted"));
     }
-    let seen = facts.places.get(place)?.seen.get(&offset).filter(|seen| seen.at < at && offset > end)?;
+    let seen = facts
+        .places
+        .get(place)?
+        .seen
+        .get(&offset)
+        .filter(|seen| seen.at < at && offset > end && facts.is_safe_from_power_loss(&place.topic, seen.at))?;
     Some(format!("reader {} was given {seen} there at {:?}", seen.reader, seen.at))
 }
 

@@ -20,6 +20,10 @@ pub struct WritersConfig {
     /// The number of the first writer: those of one history must differ.
     pub first_writer: u32,
     pub value_bytes: usize,
+    /// With keys, of so many, which then say where a record goes; 0: without.
+    pub keys: u64,
+    /// What the history calls the topic, if not by its name.
+    pub name: Option<Arc<str>>,
     /// Each writer sends so many records ...
     pub burst: u32,
     /// ... each time that so much has passed.
@@ -36,6 +40,8 @@ impl WritersConfig {
             writers: 3,
             first_writer: 1,
             value_bytes: 100,
+            keys: 0,
+            name: None,
             burst: 3,
             every: Duration::from_millis(5),
             producer: ProducerConfig { acks: Acks::All, ..ProducerConfig::default() },
@@ -86,6 +92,7 @@ async fn write(
 ) {
     let producer = client.producer(config.producer.clone()).expect("the settings of a test's producer are allowed");
     let topic: Arc<str> = config.topic.as_str().into();
+    let name = config.name.clone().unwrap_or_else(|| Arc::clone(&topic));
     history.record(promised(writer, &config.producer));
     let mut ticks = interval(config.every);
     // After a stall, no burst to catch up: the load stays what it was.
@@ -102,16 +109,21 @@ async fn write(
             number += 1;
             let id = RecordId { writer, number };
             let value = payload(id, config.value_bytes);
-            let partition = u32::try_from(number % u64::from(config.partitions)).unwrap_or(0);
-            history.record(Event::sent(id, &topic, checksum(None, Some(&value))));
-            let record = ProducerRecord::new(Arc::clone(&topic)).partition(partition).value(value);
+            let mut record = ProducerRecord::new(Arc::clone(&topic)).value(value.clone());
+            let key = (config.keys > 0).then(|| format!("key-{writer}-{}", number % config.keys));
+            record = match &key {
+                Some(key) => record.key(key.clone()),
+                None => record.partition(u32::try_from(number % u64::from(config.partitions)).unwrap_or(0)),
+            };
+            let sum = checksum(key.as_deref().map(str::as_bytes), Some(&value));
+            history.record(Event::sent(id, &name, sum));
             match producer.send(record).await {
                 Ok(delivery) => {
                     let history = history.clone();
-                    let topic = Arc::clone(&topic);
+                    let topic = Arc::clone(&name);
                     settling.spawn(async move { settled(&history, id, topic, delivery.await) });
                 }
-                Err(error) => settled(&history, id, Arc::clone(&topic), Err(error)),
+                Err(error) => settled(&history, id, Arc::clone(&name), Err(error)),
             }
         }
         while settling.try_join_next().is_some() {}

@@ -2,11 +2,17 @@
 //! simulation alike. Nothing here judges; [`crate::oracle`] does.
 
 pub mod appends;
+pub mod lives;
 pub mod members;
 pub mod pipeline;
+pub mod probe;
 pub mod readers;
+pub mod shape;
 pub mod table;
+pub mod thin;
 pub mod transactors;
+pub mod trims;
+pub mod zombies;
 
 use std::error::Error;
 use std::time::Duration;

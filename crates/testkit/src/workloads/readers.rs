@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use highwater_client::{
     AdminError, Client, ConsumeError, Consumer, ConsumerConfig, ConsumerRecord, IsolationLevel, Offset, OffsetAt,
-    PartitionId, StartAt,
+    PartitionId, StartAt, TimestampMs,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -32,6 +32,13 @@ pub fn seen(reader: u32, topic: &Arc<str>, record: &ConsumerRecord) -> Event {
         id: id_of(record),
         checksum: checksum(record.key.as_deref(), record.value.as_deref()),
         timestamp_ms: Some(record.timestamp.get()),
+    }
+}
+
+/// That a reader was told so, if that is what it was told.
+pub fn out_of_range(history: &History, reader: u32, place: &Place, error: &ConsumeError) {
+    if let ConsumeError::OffsetOutOfRange { position, start, end, .. } = *error {
+        history.record(Event::OutOfRange { reader, place: place.clone(), offset: position, start, end });
     }
 }
 
@@ -102,6 +109,7 @@ pub async fn read_whole_as(
     let mut consumer = reader.consumer(client, history);
     for (id, start) in &starts {
         let place = Place { topic: Arc::clone(name), partition: *id };
+        history.record(Event::Starts { place: place.clone(), at: *start, asked: began });
         history.record(Event::Sought { reader: reader.number, place, to: Some(*start) });
     }
     consumer.assign_topic(topic, StartAt::Beginning).await?;
@@ -191,7 +199,74 @@ async fn follow(
             }
             // A leader that is gone for a while is what these tests are about.
             Err(error) if error.is_retriable() => {}
+            // Deleted before it was read: it goes on where the log begins.
+            Err(ref error @ ConsumeError::OffsetOutOfRange { partition, start, .. }) => {
+                let place = Place { topic: Arc::clone(&topic), partition };
+                out_of_range(&history, reader.number, &place, error);
+                history.record(Event::Sought { reader: reader.number, place, to: Some(start) });
+                consumer.seek(&topic, partition, StartAt::Offset(start)).await?;
+            }
+            // Whether it may be, the oracle says.
+            Err(ConsumeError::LogTruncated { partition, diverged_at, .. }) => {
+                let place = Place { topic: Arc::clone(&topic), partition };
+                history.record(Event::Sought { reader: reader.number, place, to: Some(diverged_at) });
+                consumer.seek(&topic, partition, StartAt::Offset(diverged_at)).await?;
+            }
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Looks up times and offsets of what `reader` was given, and reads on from there, until told to stop.
+pub async fn seek_about(
+    client: Client,
+    history: History,
+    reader: Reader,
+    topic: Arc<str>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut consumer = reader.consumer(&client, &history);
+    let mut given: BTreeMap<PartitionId, Vec<(Offset, i64)>> = BTreeMap::new();
+    let mut assigned = false;
+    for turn in 0_usize.. {
+        if !super::go_on(&mut stopping, Duration::from_millis(10)).await {
+            return;
+        }
+        let polled = if assigned {
+            consumer.poll(Duration::from_millis(300)).await
+        } else {
+            consumer.assign_topic(&topic, StartAt::Beginning).await.map(|()| Vec::new())
+        };
+        let Ok(records) = polled else { continue };
+        assigned = true;
+        for record in &records {
+            history.record(seen(reader.number, &topic, record));
+            given.entry(record.partition).or_default().push((record.offset, record.timestamp.get()));
+        }
+        // Now and then back to something that it was given, by its offset or by its time.
+        let Some((partition, (offset, time))) = given
+            .iter()
+            .nth(turn % given.len().max(1))
+            .and_then(|(id, known)| Some((*id, *known.get((turn * 31) % known.len().max(1))?)))
+            .filter(|_| turn % 7 == 6)
+        else {
+            continue;
+        };
+        let place = Place { topic: Arc::clone(&topic), partition };
+        let to = if turn % 2 == 0 {
+            Some(offset)
+        } else {
+            let asked = history.now();
+            let found = client.admin().list_offsets(&topic, OffsetAt::Timestamp(TimestampMs::new(time))).await;
+            let Some((_, found)) = found.into_iter().flatten().find(|(id, _)| *id == partition) else { continue };
+            let place = place.clone();
+            history.record(Event::FoundByTime { place, timestamp_ms: time, offset: found.offset, asked });
+            found.offset
+        };
+        if let Some(to) = to
+            && consumer.seek(&topic, partition, StartAt::Offset(to)).await.is_ok()
+        {
+            history.record(Event::Sought { reader: reader.number, place, to: Some(to) });
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_client::{Client, ProducerRecord, TransactionError, TransactionalConfig, TransactionalProducer};
+use highwater_client::{
+    Client, ProducerRecord, Transaction, TransactionError, TransactionalConfig, TransactionalProducer,
+};
 use tokio::sync::watch;
 
 use super::Running;
@@ -83,6 +85,13 @@ pub fn config(producer: &str) -> TransactionalConfig {
     config
 }
 
+/// A transaction whose records are sent.
+pub struct Open<'w, 'p> {
+    work: &'w Work,
+    transaction: TransactionId,
+    open: Transaction<'p>,
+}
+
 impl Work {
     /// One transaction, the writer's `turn`-th.
     pub async fn transact(
@@ -92,12 +101,22 @@ impl Work {
         turn: u64,
         commit: bool,
     ) -> Result<(), (Told, TransactionError)> {
-        let transaction = TransactionId { writer: self.writer, number: turn };
-        let open = match producer.begin().await {
-            Ok(open) => open,
+        match self.open(producer, instance, turn).await {
+            Ok(open) => open.end(commit).await,
             // Nothing of it was sent.
-            Err(error) => return Err((Told::Aborted, error)),
-        };
+            Err(error) => Err((Told::Aborted, error)),
+        }
+    }
+
+    /// Begins it, and sends its records.
+    pub async fn open<'w, 'p>(
+        &'w self,
+        producer: &'p mut TransactionalProducer,
+        instance: u32,
+        turn: u64,
+    ) -> Result<Open<'w, 'p>, TransactionError> {
+        let transaction = TransactionId { writer: self.writer, number: turn };
+        let open = producer.begin().await?;
         self.history.record(Event::Began { transaction, producer: Arc::clone(&self.producer), instance });
         let count = u64::from(self.partitions) * PER_PARTITION;
         for (number, partition) in (turn * count..).zip((0..self.partitions).cycle().take(count as usize)) {
@@ -111,19 +130,27 @@ impl Work {
                 drop(delivery);
             }
         }
-        let asked = self.history.now();
+        Ok(Open { work: self, transaction, open })
+    }
+}
+
+impl Open<'_, '_> {
+    /// Asks for its end.
+    pub async fn end(self, commit: bool) -> Result<(), (Told, TransactionError)> {
+        let history = &self.work.history;
+        let asked = history.now();
         let (told, ended) = if commit {
-            match open.commit().await {
+            match self.open.commit().await {
                 Ok(()) => (Told::Committed, Ok(())),
                 Err(error @ TransactionError::Unavailable { .. }) => (Told::Unknown, Err(error)),
                 Err(error) => (Told::Aborted, Err(error)),
             }
         } else {
             // Not told that it is aborted, it can't be committed either: nobody asked for that.
-            (Told::Aborted, open.abort().await)
+            (Told::Aborted, self.open.abort().await)
         };
         let why = ended.as_ref().err().map_or_else(|| "as asked".to_owned(), ToString::to_string);
-        self.history.record(Event::Ended { transaction, told, asked, why });
+        history.record(Event::Ended { transaction: self.transaction, told, asked, why });
         ended.map_err(|error| (told, error))
     }
 }
