@@ -43,7 +43,7 @@ async fn a_controller_is_added_and_a_founder_removed_while_records_are_written()
     let mut scene = Scene::new().await;
     let writers = scene.write();
     scene.acknowledged(100).await;
-    let new = scene.cluster.start_new_controller().unwrap_or_else(|error| panic!("{error}"));
+    let new = scene.cluster.start_new_controller().await.unwrap_or_else(|error| panic!("{error}"));
     scene.cluster.wait_ready(SOON).await.unwrap_or_else(|error| panic!("{error}"));
     let NodeId::Controller(id) = new else { panic!("{new} is no controller") };
     let port = scene.cluster.node(new).expect("it is there").port();

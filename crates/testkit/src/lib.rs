@@ -6,6 +6,7 @@
 pub mod history;
 pub mod local_cluster;
 pub mod oracle;
+pub mod proxy;
 pub mod shrink;
 #[cfg(feature = "simulation")]
 pub mod sim_net;

@@ -17,6 +17,9 @@ pub struct Layout {
     /// Controllers that were added to the running cluster, rather than being there at its start.
     #[serde(default)]
     joined: BTreeSet<u64>,
+    /// The ports of the proxies through which nodes are reached, by the node's own port. Empty: without proxies.
+    #[serde(default)]
+    proxies: BTreeMap<u16, u16>,
 }
 
 const FILE: &str = "cluster.json";
@@ -58,7 +61,39 @@ impl Layout {
                 layout.controllers.insert(id, port);
             }
         }
+        if config.proxied || layout.is_proxied() {
+            for port in layout.nodes().map(|(_, port)| port).collect::<Vec<_>>() {
+                layout.add_proxy(port)?;
+            }
+        }
         Ok(layout)
+    }
+
+    fn add_proxy(&mut self, port: u16) -> Result<(), ClusterError> {
+        if !self.proxies.contains_key(&port) {
+            let proxy = self.port(None)?;
+            self.proxies.insert(port, proxy);
+        }
+        Ok(())
+    }
+
+    /// Whether the nodes are reached through proxies. Once a cluster is, it stays so: its controllers have each other's addresses
+    /// in their logs.
+    pub fn is_proxied(&self) -> bool {
+        !self.proxies.is_empty()
+    }
+
+    /// Where others reach the node that listens at `port`.
+    fn advertised(&self, port: u16) -> u16 {
+        self.proxies.get(&port).copied().unwrap_or(port)
+    }
+
+    /// The node `id`, which listens at `port`, not started.
+    pub fn node(&self, id: NodeId, port: u16, dir: &Path, config: &LocalClusterConfig) -> Node {
+        let has_small_disk = config.small_disks.contains_key(&id);
+        let mut node = Node::new(id, port, self.advertised(port), dir);
+        node.has_small_disk = has_small_disk;
+        node
     }
 
     /// The layout in `dir`, if there is one.
@@ -73,7 +108,7 @@ impl Layout {
     }
 
     fn port(&self, wanted: Option<u16>) -> Result<u16, ClusterError> {
-        let taken: BTreeSet<u16> = self.nodes().map(|(_, port)| port).collect();
+        let taken: BTreeSet<u16> = self.nodes().map(|(_, port)| port).chain(self.proxies.values().copied()).collect();
         match wanted {
             Some(port) if !taken.contains(&port) && ports::is_free(port) => Ok(port),
             _ => ports::free_port(&taken).map_err(ClusterError::Ports),
@@ -87,6 +122,9 @@ impl Layout {
         let port = self.port(wanted)?;
         self.controllers.insert(id, port);
         self.joined.insert(id);
+        if self.is_proxied() {
+            self.add_proxy(port)?;
+        }
         Ok(NodeId::controller(id))
     }
 
@@ -103,7 +141,7 @@ impl Layout {
             std::fs::write(path, text).map_err(file)
         };
         for (id, port) in self.nodes() {
-            let node = Node::new(id, port, dir);
+            let node = self.node(id, port, dir, config);
             std::fs::create_dir_all(&node.dir).map_err(|source| ClusterError::File {
                 what: "create",
                 path: node.dir.clone(),
@@ -119,6 +157,8 @@ impl Layout {
     fn config_text(&self, node: &Node, config: &LocalClusterConfig) -> String {
         let data_dir = toml_text(&node.data_dir().display().to_string());
         let listen = toml_text(&format!("127.0.0.1:{}", node.port));
+        let advertised = (node.advertised != node.port).then(|| toml_text(&format!("127.0.0.1:{}", node.advertised)));
+        let reached = |port: &u16| self.advertised(*port);
         let mut settings: BTreeMap<(String, String), String> = BTreeMap::new();
         let mut set = |section: &str, key: &str, toml: String| {
             settings.insert((section.to_owned(), key.to_owned()), toml);
@@ -129,19 +169,26 @@ impl Layout {
                 set("node", "roles", "[\"controller\"]".to_owned());
                 set("controller", "id", id.to_string());
                 set("controller", "listen", listen);
+                if let Some(advertised) = advertised {
+                    set("controller", "advertised", advertised);
+                }
                 set("controller", "data_dir", data_dir);
                 if self.joined.contains(&id.get()) {
                     set("controller", "join", "true".to_owned());
                 } else {
-                    set("controller", "voters", toml_list(founders.map(|(id, port)| format!("{id}@127.0.0.1:{port}"))));
+                    let voters = founders.map(|(id, port)| format!("{id}@127.0.0.1:{}", reached(port)));
+                    set("controller", "voters", toml_list(voters));
                 }
             }
             NodeId::Broker(id) => {
                 set("node", "roles", "[\"broker\"]".to_owned());
                 set("broker", "id", id.to_string());
                 set("broker", "listen", listen);
+                if let Some(advertised) = advertised {
+                    set("broker", "advertised", advertised);
+                }
                 set("broker", "data_dirs", format!("[{data_dir}]"));
-                let all = self.controllers.values().map(|port| format!("127.0.0.1:{port}"));
+                let all = self.controllers.values().map(|port| format!("127.0.0.1:{}", reached(port)));
                 set("broker", "controllers", toml_list(all));
                 set("broker", "internal_topics_replication_factor", self.brokers.len().clamp(1, 3).to_string());
                 if !config.racks.is_empty() {

@@ -2,10 +2,12 @@
 //! configuration and log. Its nodes can be killed, stopped, paused and started again; all end with the runner, whatever
 //! its own end is.
 
+mod control;
 mod files;
 mod node;
 mod ports;
 mod ready;
+mod small_disk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,9 +18,13 @@ use std::time::Duration;
 use highwater_types::BrokerId;
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
+use crate::proxy::{Network, Processes};
+pub use control::{Action, ControlSocket, RemoteCluster};
 use files::Layout;
 pub use node::{Node, NodeId};
+pub use small_disk::SmallDisk;
 
 /// Where the nodes keep their files.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +50,11 @@ pub struct LocalClusterConfig {
     pub settings: Vec<(String, String)>,
     /// The racks of the brokers, in turn; empty: none.
     pub racks: Vec<String>,
+    /// Everybody reaches each node through a proxy, so that the network can be broken: [`LocalCluster::network`].
+    pub proxied: bool,
+    /// Brokers whose data is on a file system of so many bytes in memory, which can be filled: [`LocalCluster::disk`]. Only where
+    /// the process may mount one.
+    pub small_disks: BTreeMap<NodeId, u64>,
 }
 
 impl LocalClusterConfig {
@@ -57,6 +68,8 @@ impl LocalClusterConfig {
             first_port: None,
             settings: Vec::new(),
             racks: Vec::new(),
+            proxied: false,
+            small_disks: BTreeMap::new(),
         }
     }
 
@@ -85,6 +98,10 @@ pub enum ClusterError {
     TimedOut { what: String, deadline: Duration, detail: String },
     #[error("this cluster has no {0}")]
     NoSuchNode(NodeId),
+    #[error("no cluster runs in {folder} ({source}); `highwater cluster up --data-dir {folder}` starts it", folder = folder.display())]
+    NotRunning { folder: PathBuf, source: io::Error },
+    #[error("the cluster in {folder} refuses: {message}", folder = folder.display())]
+    Refused { folder: PathBuf, message: String },
 }
 
 /// A running cluster. Dropping it kills every node at once and, in a temporary folder, removes their files.
@@ -92,7 +109,12 @@ pub struct LocalCluster {
     config: LocalClusterConfig,
     nodes: BTreeMap<NodeId, Node>,
     dir: PathBuf,
-    /// Removed on drop, after the nodes are gone.
+    processes: Processes,
+    network: Option<Network>,
+    proxies: Vec<JoinHandle<()>>,
+    /// Unmounted on drop, after the nodes are gone.
+    disks: BTreeMap<NodeId, SmallDisk>,
+    /// Removed on drop, after that.
     temporary: Option<TempDir>,
 }
 
@@ -100,6 +122,7 @@ impl LocalCluster {
     /// Starts all nodes and waits until every broker serves and knows of every other.
     pub async fn start(config: LocalClusterConfig) -> Result<Self, ClusterError> {
         let mut cluster = Self::prepare(config)?;
+        cluster.serve_proxies().await?;
         cluster.start_all()?;
         cluster.wait_ready(Duration::from_secs(30)).await?;
         Ok(cluster)
@@ -124,8 +147,42 @@ impl LocalCluster {
         let dir = dir.canonicalize().map_err(file("find", &dir))?;
         let layout = Layout::of(&dir, &config)?;
         layout.write(&dir, &config)?;
-        let nodes = layout.nodes().map(|(id, port)| (id, Node::new(id, port, &dir))).collect();
-        Ok(Self { config, nodes, dir, temporary })
+        let node = |(id, port)| (id, layout.node(id, port, &dir, &config));
+        let nodes: BTreeMap<NodeId, Node> = layout.nodes().map(node).collect();
+        let mut disks = BTreeMap::new();
+        for (id, bytes) in &config.small_disks {
+            let node = nodes.get(id).ok_or(ClusterError::NoSuchNode(*id))?;
+            let disk = node.disk();
+            disks.insert(*id, SmallDisk::mount(&disk, *bytes).map_err(file("mount a small file system at", &disk))?);
+        }
+        let processes = Processes::default();
+        let network = layout.is_proxied().then(|| Network::new(processes.clone()));
+        Ok(Self { config, nodes, dir, processes, network, proxies: Vec::new(), disks, temporary })
+    }
+
+    async fn serve_proxies(&mut self) -> Result<(), ClusterError> {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            self.serve_proxy(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve_proxy(&mut self, id: NodeId) -> Result<(), ClusterError> {
+        let (Some(network), Some(node)) = (&self.network, self.nodes.get(&id)) else { return Ok(()) };
+        let listener = crate::proxy::listen(node.advertised).await.map_err(ClusterError::Ports)?;
+        self.proxies.push(network.serve(id, listener, node.port));
+        Ok(())
+    }
+
+    /// The network between the nodes, if they are reached through proxies.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// The disk of a broker that was given a small one.
+    pub fn disk(&self, id: NodeId) -> Option<&SmallDisk> {
+        self.disks.get(&id)
     }
 
     /// The folder with the nodes' folders.
@@ -164,7 +221,7 @@ impl LocalCluster {
     /// Where clients connect: every broker, separated by commas.
     pub fn bootstrap(&self) -> String {
         let brokers = self.nodes.iter().filter(|(id, _)| id.is_broker());
-        brokers.map(|(_, node)| format!("127.0.0.1:{}", node.port)).collect::<Vec<_>>().join(",")
+        brokers.map(|(_, node)| format!("127.0.0.1:{}", node.advertised)).collect::<Vec<_>>().join(",")
     }
 
     /// Starts every node that doesn't run; controllers first, which saves the brokers a retry.
@@ -172,6 +229,7 @@ impl LocalCluster {
         for (id, node) in self.nodes.iter_mut().filter(|(_, node)| !node.was_started()) {
             let process = |source| ClusterError::Process { node: *id, what: "start", source };
             node.start(&self.config.binary).map_err(process)?;
+            node.pid().into_iter().for_each(|pid| self.processes.insert(pid, *id));
         }
         Ok(())
     }
@@ -183,13 +241,43 @@ impl LocalCluster {
         if node.was_started() {
             return Ok(());
         }
-        node.start(&binary).map_err(|source| ClusterError::Process { node: id, what: "start", source })
+        node.start(&binary).map_err(|source| ClusterError::Process { node: id, what: "start", source })?;
+        let pid = node.pid();
+        pid.into_iter().for_each(|pid| self.processes.insert(pid, id));
+        Ok(())
     }
 
     /// kill -9, and waits until the process is gone.
     pub fn kill(&mut self, id: NodeId) -> Result<(), ClusterError> {
         let process = |source| ClusterError::Process { node: id, what: "kill", source };
         self.node_mut(id)?.kill().map_err(process)
+    }
+
+    /// SIGTERM, without waiting: [`LocalCluster::take_ended`] tells when it is over.
+    pub fn ask_to_stop(&self, id: NodeId) -> Result<(), ClusterError> {
+        let process = |source| ClusterError::Process { node: id, what: "stop", source };
+        self.node(id)?.signal(Signal::TERM).map_err(process)
+    }
+
+    /// Does one thing to one node, and does not wait for what comes of it.
+    pub fn act(&mut self, id: NodeId, action: Action) -> Result<(), ClusterError> {
+        match action {
+            Action::Kill => self.kill(id),
+            Action::Start => self.start_node(id),
+            Action::Stop => self.ask_to_stop(id),
+            Action::Pause => self.pause(id),
+            Action::Resume => self.resume(id),
+        }
+    }
+
+    /// Nodes that have ended by themselves or after [`LocalCluster::ask_to_stop`], each once.
+    pub fn take_ended(&mut self) -> Result<Vec<(NodeId, ExitStatus)>, ClusterError> {
+        let mut ended = Vec::new();
+        for (id, node) in &mut self.nodes {
+            let process = |source| ClusterError::Process { node: *id, what: "watch", source };
+            ended.extend(node.ended().map_err(process)?.map(|status| (*id, status)));
+        }
+        Ok(ended)
     }
 
     /// SIGTERM, and waits for the end of a shutdown in good order.
@@ -218,25 +306,25 @@ impl LocalCluster {
     }
 
     /// A new controller that waits to be added to the quorum; the node is started, not yet added.
-    pub fn start_new_controller(&mut self) -> Result<NodeId, ClusterError> {
+    pub async fn start_new_controller(&mut self) -> Result<NodeId, ClusterError> {
         let mut layout = Layout::read(&self.dir)?.unwrap_or_default();
         let id = layout.add_controller(&self.config)?;
         layout.write(&self.dir, &self.config)?;
         let port = layout.nodes().find(|(node, _)| *node == id).map(|(_, port)| port).unwrap_or_default();
-        self.nodes.insert(id, Node::new(id, port, &self.dir));
+        self.nodes.insert(id, layout.node(id, port, &self.dir, &self.config));
+        self.serve_proxy(id).await?;
         self.start_node(id)?;
         Ok(id)
     }
 
     /// The first node found that ended without having been told to.
     pub fn check_alive(&mut self) -> Result<(), ClusterError> {
-        for (id, node) in &mut self.nodes {
-            let process = |source| ClusterError::Process { node: *id, what: "watch", source };
-            if let Some(status) = node.ended().map_err(process)? {
-                return Err(ClusterError::Ended { node: *id, status, log: node.log_tail(20) });
+        match self.take_ended()?.first() {
+            Some((node, status)) => {
+                Err(ClusterError::Ended { node: *node, status: *status, log: self.node(*node)?.log_tail(20) })
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The nodes that run.
@@ -271,5 +359,6 @@ impl Drop for LocalCluster {
             // Nothing better can be done here; the child also ends when its standard input closes.
             let _ = node.kill();
         }
+        self.proxies.iter().for_each(JoinHandle::abort);
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::time::Duration;
 
 use highwater_types::{BrokerId, ControllerId};
@@ -37,6 +38,19 @@ impl NodeId {
     }
 }
 
+/// As its folder is named: `broker-1`.
+impl FromStr for NodeId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("must be broker-ID or controller-ID, not {text:?}");
+        match text.split_once('-') {
+            Some(("controller", id)) => id.parse().map(Self::controller).map_err(|_| wrong()),
+            Some(("broker", id)) => id.parse().map(Self::broker).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -51,19 +65,28 @@ impl fmt::Display for NodeId {
 pub struct Node {
     pub(super) id: NodeId,
     pub(super) port: u16,
+    /// Where others reach it: a proxy's port, or the same.
+    pub(super) advertised: u16,
     pub(super) dir: PathBuf,
+    /// Whether its data is on a file system of its own, mounted in its folder.
+    pub(super) has_small_disk: bool,
     /// Holding its standard input open is what keeps the child alive: it ends when that closes, so also when this
     /// process is killed.
     child: Option<Child>,
 }
 
 impl Node {
-    pub(super) fn new(id: NodeId, port: u16, cluster_dir: &Path) -> Self {
-        Self { id, port, dir: cluster_dir.join(id.folder()), child: None }
+    pub(super) fn new(id: NodeId, port: u16, advertised: u16, cluster_dir: &Path) -> Self {
+        Self { id, port, advertised, dir: cluster_dir.join(id.folder()), has_small_disk: false, child: None }
     }
 
+    /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+    /// Where others reach it.
+    pub fn advertised_port(&self) -> u16 {
+        self.advertised
     }
     pub fn config_path(&self) -> PathBuf {
         self.dir.join("highwater.toml")
@@ -72,7 +95,11 @@ impl Node {
         self.dir.join("node.log")
     }
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        if self.has_small_disk { self.disk().join("data") } else { self.dir.join("data") }
+    }
+    /// Where its small disk is mounted.
+    pub(super) fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
     }
     /// The process id, if it was started and not yet ended by the runner.
     pub fn pid(&self) -> Option<u32> {

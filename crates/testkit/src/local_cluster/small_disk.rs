@@ -1,0 +1,92 @@
+//! A disk that can be filled up: a file system of its own in memory, mounted where a broker keeps its data.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, statvfs};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// Not in a folder of the broker's: it must not take it for something of its own.
+const FILLER: &str = "filler";
+
+/// Unmounted on drop, and all that is on it is gone.
+#[derive(Debug)]
+pub struct SmallDisk {
+    at: PathBuf,
+    data: PathBuf,
+}
+
+impl SmallDisk {
+    /// Whether this process may mount one.
+    pub fn is_possible() -> bool {
+        let Ok(folder) = tempfile::tempdir() else { return false };
+        Self::mount(&folder.path().join("disk"), 1 << 20).is_ok()
+    }
+
+    /// A file system of `bytes` at `at`, with a folder `data` on it.
+    pub fn mount(at: &Path, bytes: u64) -> io::Result<Self> {
+        std::fs::create_dir_all(at)?;
+        let options = CString::new(format!("size={bytes},mode=0700")).map_err(io::Error::other)?;
+        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, options.as_c_str())?;
+        let disk = Self { at: at.to_owned(), data: at.join("data") };
+        std::fs::create_dir(&disk.data)?;
+        Ok(disk)
+    }
+
+    /// The folder for the broker.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Takes all space but `left` bytes.
+    pub fn fill(&self, left: u64) -> io::Result<()> {
+        let filler = File::create(self.at.join(FILLER))?;
+        let usage = statvfs(&self.at)?;
+        let take = (usage.f_bavail * usage.f_frsize).saturating_sub(left);
+        if take > 0 {
+            rustix::fs::fallocate(&filler, FallocateFlags::empty(), 0, take)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the space back.
+    pub fn free(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.at.join(FILLER)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::mount::unmount(&self.at, UnmountFlags::DETACH) {
+            tracing::warn!(at = %self.at.display(), %error, "a small disk could not be unmounted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_disk_can_be_filled_and_freed() {
+        if !SmallDisk::is_possible() {
+            println!("skipped: this process may not mount a file system");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let disk = SmallDisk::mount(&folder.path().join("disk"), 1 << 20).unwrap();
+        let file = disk.data().join("file");
+        disk.fill(0).unwrap();
+        let full = std::fs::write(&file, [7; 8192]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        disk.free().unwrap();
+        std::fs::write(&file, [7; 8192]).unwrap();
+        drop(disk);
+        assert!(!file.exists());
+    }
+}
