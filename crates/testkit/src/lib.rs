@@ -3,6 +3,7 @@
 //!
 //! The runner is also behind `highwater cluster up` and `highwater quickstart`.
 
+pub mod chaos;
 pub mod history;
 pub mod local_cluster;
 pub mod oracle;

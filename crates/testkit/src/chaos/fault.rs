@@ -100,15 +100,37 @@ pub enum Fault {
     KillBrokers,
     KillControllers,
     KillAll,
-    Cut { between: [Target; 2], resets: bool },
-    OneWay { from: Target, to: Target, resets: bool },
-    Isolate { node: Target, resets: bool },
-    Flap { between: [Target; 2], period: Duration },
-    Delay { node: Target, delay: Duration },
-    Throttle { node: Target, bytes_per_second: u64 },
+    Cut {
+        between: [Target; 2],
+        resets: bool,
+    },
+    OneWay {
+        from: Target,
+        to: Target,
+        resets: bool,
+    },
+    Isolate {
+        node: Target,
+        resets: bool,
+    },
+    Flap {
+        between: [Target; 2],
+        period: Duration,
+    },
+    Delay {
+        node: Target,
+        delay: Duration,
+    },
+    Throttle {
+        node: Target,
+        bytes_per_second: u64,
+    },
     Reset(Target),
     /// With so many bytes left.
-    DiskFull { broker: NodeId, left: u64 },
+    DiskFull {
+        broker: NodeId,
+        left: u64,
+    },
 }
 
 impl Fault {

@@ -77,6 +77,11 @@ impl History {
         self.lock().clone()
     }
 
+    /// A copy of what happened after the first `from` events.
+    pub fn events_from(&self, from: usize) -> Vec<Timed> {
+        self.lock().get(from..).unwrap_or_default().to_vec()
+    }
+
     pub fn len(&self) -> usize {
         self.lock().len()
     }

@@ -26,7 +26,9 @@ pub async fn both(inbound: &mut TcpStream, outbound: &mut TcpStream, there: &Pat
     let told_by = {
         let ((in_source, in_sink), (out_source, out_sink)) = (inbound.split(), outbound.split());
         let forth = async {
-            one(in_source, out_sink, there).await.map_err(|end| if matches!(end, Broken::Source) { there } else { back })
+            one(in_source, out_sink, there)
+                .await
+                .map_err(|end| if matches!(end, Broken::Source) { there } else { back })
         };
         let home = async {
             one(out_source, in_sink, back).await.map_err(|end| if matches!(end, Broken::Source) { back } else { there })
