@@ -19,6 +19,11 @@ pub const SOON: Duration = Duration::from_secs(30);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
+/// Waits for the turn of a test that starts its cluster by itself.
+pub async fn one_at_a_time() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().await
+}
+
 /// A cluster with a topic, a client, and a history.
 pub struct Scene {
     pub cluster: LocalCluster,
@@ -39,7 +44,7 @@ impl Scene {
         config: impl FnOnce(LocalClusterConfig) -> LocalClusterConfig,
         topic: impl FnOnce(NewTopic) -> NewTopic,
     ) -> Self {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = one_at_a_time().await;
         let config = config(LocalClusterConfig::new(BINARY));
         let cluster = LocalCluster::start(config).await.unwrap_or_else(|error| panic!("{error}"));
         let client = Client::connect(cluster.bootstrap()).await.expect("the cluster was ready");

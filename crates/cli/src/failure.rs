@@ -79,6 +79,7 @@ impl From<highwater_testkit::ClusterError> for Failure {
         use highwater_testkit::ClusterError as E;
         match error {
             E::OtherCluster { .. } => Self::usage(error),
+            E::NotRunning { .. } => Self::unreachable(error),
             other => Self::failed(other),
         }
     }

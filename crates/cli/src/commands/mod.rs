@@ -1,6 +1,7 @@
 //! The commands: one file for each noun.
 
 mod bench;
+mod chaos;
 mod cluster;
 mod completions;
 mod config;
@@ -54,6 +55,7 @@ enum Command {
     Health(health::Health),
     Log(log::Log),
     Bench(bench::Bench),
+    Chaos(chaos::Chaos),
     Completions(completions::Completions),
 }
 
@@ -71,6 +73,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Health(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Chaos(command) => command.run(),
         Command::Completions(command) => command.run(),
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use highwater_testkit::local_cluster::ControlSocket;
 use highwater_testkit::{Folder, LocalCluster, LocalClusterConfig};
 
 use crate::args::{block_on, parse_pair};
@@ -61,15 +62,29 @@ impl Up {
             () = end.wait() => return Ok(()),
             started = LocalCluster::start(config) => started?,
         };
+        // `highwater chaos` tells it through this what to do with its nodes.
+        let mut control = ControlSocket::open(&cluster)
+            .inspect_err(|error| eprintln!("warning: no control socket in {}: {error}", cluster.dir().display()))
+            .ok();
         print_cluster(&cluster)?;
         line("\nCtrl-C ends it.")?;
+        let mut look = tokio::time::interval(Duration::from_millis(200));
         let died = loop {
             tokio::select! {
                 biased;
                 () = end.wait() => break None,
-                () = tokio::time::sleep(Duration::from_millis(200)) => {
-                    if let Err(died) = cluster.check_alive() {
+                _ = look.tick() => {
+                    let alive = match &mut control {
+                        Some(control) => control.check_alive(&mut cluster),
+                        None => cluster.check_alive(),
+                    };
+                    if let Err(died) = alive {
                         break Some(died);
+                    }
+                }
+                served = serve(&mut control, &mut cluster) => {
+                    if let Err(error) = served {
+                        eprintln!("warning: the control socket failed: {error}");
                     }
                 }
             }
@@ -83,6 +98,14 @@ impl Up {
             ended = cluster.shutdown(Duration::from_secs(20)) => ended?,
         }
         died.map_or(Ok(()), |died| Err(died.into()))
+    }
+}
+
+/// Does what is next asked for; without a socket, nothing, for ever.
+async fn serve(control: &mut Option<ControlSocket>, cluster: &mut LocalCluster) -> std::io::Result<()> {
+    match control {
+        Some(control) => control.serve_one(cluster).await,
+        None => std::future::pending().await,
     }
 }
 
