@@ -28,6 +28,12 @@ impl ImageWatch {
         Self { images, last: Arc::default(), cancel }
     }
 
+    /// From now on there is no next image.
+    pub fn close(&mut self) {
+        self.cancel = CancellationToken::new();
+        self.cancel.cancel();
+    }
+
     /// The next image that differs from the last one taken. `None`: the link has been closed. Can be dropped and called
     /// again without missing anything.
     pub async fn next(&mut self) -> Option<ImageStep> {

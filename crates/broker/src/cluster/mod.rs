@@ -186,6 +186,19 @@ impl ClusterLink {
         self.shared.image.subscribe()
     }
 
+    /// Waits until there has been no active controller for `patience` on end, as far as this broker can tell.
+    pub async fn adrift(&self, patience: Duration) {
+        let mut status = self.status();
+        loop {
+            if status.wait_for(|status| status.active.is_none()).await.is_err() {
+                return;
+            }
+            if tokio::time::timeout(patience, status.wait_for(|status| status.active.is_some())).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Where the link stands, as it changes.
     pub fn status(&self) -> watch::Receiver<LinkStatus> {
         self.shared.status.subscribe()

@@ -1,7 +1,8 @@
 //! What the cluster looks like, for clients: the broker's own image, in the client's words.
 //!
 //! A broker that has no image yet says so rather than show an empty cluster: a client would forget its topics (TRAPS
-//! T48).
+//! T48). One that has not heard from a controller for a while ends the streams of its clients: what it shows may be
+//! old, and others may know better; a client that stayed would keep to a leader that has long been replaced.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -21,6 +22,9 @@ use crate::cluster::{ClusterLink, ImageStep, ImageWatch};
 
 /// For the first image, when the broker has only just started.
 const FIRST_IMAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than an election of controllers, so that clients don't change brokers for that; and short, for until then clients
+/// of a broker that is cut off keep to leaders that are gone.
+const ADRIFT_MAX: Duration = Duration::from_secs(2);
 /// Names in one request.
 const TOPICS_MAX: usize = 10_000;
 
@@ -55,7 +59,7 @@ impl Metadata for MetadataService {
         request: Request<WatchMetadataRequest>,
     ) -> Result<Response<Self::WatchMetadataStream>, Status> {
         let filter = Filter::new(request.into_inner().topics)?;
-        Ok(Response::new(Box::pin(updates(self.link.watch(), filter))))
+        Ok(Response::new(Box::pin(updates(self.link.clone(), filter))))
     }
 }
 
@@ -82,14 +86,24 @@ impl Filter {
     }
 }
 
-/// A snapshot, then what changes.
-fn updates(images: ImageWatch, filter: Filter) -> impl Stream<Item = Result<MetadataUpdate, Status>> + Send {
-    futures::stream::unfold((images, filter, true), |(mut images, filter, is_first)| async move {
+/// A snapshot, then what changes; it ends once the broker is cut off from the controllers.
+fn updates(link: ClusterLink, filter: Filter) -> impl Stream<Item = Result<MetadataUpdate, Status>> + Send {
+    let images = link.watch();
+    futures::stream::unfold((link, images, filter, true), |(link, mut images, filter, is_first)| async move {
         loop {
-            let step = images.next().await?;
+            let step = tokio::select! {
+                biased;
+                step = images.next() => step?,
+                () = link.adrift(ADRIFT_MAX) => {
+                    let message = "this broker has not heard from a controller for a while, and what it knows may be old; ask another one";
+                    let error = status_from_error(v1::Error::new(ErrorCode::ControllerNotAvailable, message));
+                    images.close();
+                    return Some((Err(error), (link, images, filter, false)));
+                }
+            };
             let update = if is_first { Some(whole(&step.image, &filter)) } else { difference(&step, &filter) };
             if let Some(update) = update {
-                return Some((Ok(update), (images, filter, false)));
+                return Some((Ok(update), (link, images, filter, false)));
             }
         }
     })

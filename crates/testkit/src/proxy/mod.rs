@@ -2,7 +2,8 @@
 //! own, which knows who is at the other end of a connection and carries its bytes as the [`Impairment`]s of the moment allow.
 //!
 //! What it can and can't do: a cut direction carries nothing, and tells nothing of the end of a connection either; the
-//! sender's buffers fill up as they do when packets are lost. What was under way arrives late when the cut ends, as if
+//! sender's buffers fill up as they do when packets are lost, and the other direction soon stands still too, for
+//! acknowledgements are lost with it. What was under way arrives late when the cut ends, as if
 //! sent again, or the connection is reset, as if it had timed out. Connections to a cut-off or dead node are accepted
 //! (by the proxy) before they hang or are reset, where a real network would not accept them. Packets are not reordered.
 
@@ -134,7 +135,9 @@ impl Network {
         let (there, back) = (self.path(from, Host::Node(node)), self.path(Host::Node(node), from));
         let mut outbound = None;
         let carried = async {
+            // A handshake needs both directions.
             there.open().await;
+            back.open().await;
             match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
                 Ok(connected) => {
                     // Small messages must not wait for others, as they don't at the nodes.

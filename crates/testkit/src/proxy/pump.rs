@@ -14,6 +14,8 @@ use super::Path;
 const CHUNK: usize = 64 << 10;
 /// Chunks of one direction that are on their way at a time; a delay times the rate of a fast connection must fit in.
 const UNDER_WAY_MAX: usize = 64;
+/// Chunks that pass in one direction while the other is cut: without acknowledgements TCP soon sends no more.
+const UNACKNOWLEDGED_MAX: usize = 10;
 
 /// Which end of a direction failed.
 enum Broken {
@@ -26,12 +28,14 @@ pub async fn both(inbound: &mut TcpStream, outbound: &mut TcpStream, there: &Pat
     let told_by = {
         let ((in_source, in_sink), (out_source, out_sink)) = (inbound.split(), outbound.split());
         let forth = async {
-            one(in_source, out_sink, there)
+            one(in_source, out_sink, there, back)
                 .await
                 .map_err(|end| if matches!(end, Broken::Source) { there } else { back })
         };
         let home = async {
-            one(out_source, in_sink, back).await.map_err(|end| if matches!(end, Broken::Source) { back } else { there })
+            one(out_source, in_sink, back, there)
+                .await
+                .map_err(|end| if matches!(end, Broken::Source) { back } else { there })
         };
         match tokio::try_join!(forth, home) {
             Ok(_) => return,
@@ -44,12 +48,20 @@ pub async fn both(inbound: &mut TcpStream, outbound: &mut TcpStream, there: &Pat
 }
 
 /// One direction, until its source has no more.
-async fn one(mut source: ReadHalf<'_>, mut sink: WriteHalf<'_>, path: &Path) -> Result<(), Broken> {
+async fn one(mut source: ReadHalf<'_>, mut sink: WriteHalf<'_>, path: &Path, back: &Path) -> Result<(), Broken> {
     // `None` is the end.
     let (sent, mut under_way) = mpsc::channel::<(Instant, Option<Bytes>)>(UNDER_WAY_MAX);
     let take = async move {
+        let mut unacknowledged = 0;
         loop {
             path.open().await;
+            if !back.quality().is_cut {
+                unacknowledged = 0;
+            } else if unacknowledged >= UNACKNOWLEDGED_MAX {
+                back.open().await;
+                continue;
+            }
+            unacknowledged += 1;
             let mut chunk = BytesMut::with_capacity(CHUNK);
             let read = source.read_buf(&mut chunk).await.map_err(|_| Broken::Source)?;
             let arrives = Instant::now() + path.quality().delay;
