@@ -2,9 +2,9 @@
 
 use highwater_client::{Client, NewTopic, ProducerConfig, ProducerRecord};
 use highwater_testkit::NodeId;
-use highwater_testkit::history::Rules;
 use highwater_testkit::local_cluster::SmallDisk;
-use highwater_testkit::workload::read_whole;
+use highwater_testkit::oracle::Expectations;
+use highwater_testkit::workloads::readers::read_whole;
 
 use crate::common::{SOON, Scene, TOPIC, until};
 
@@ -53,7 +53,7 @@ async fn t46_a_full_disk_of_one_broker_stops_nobody_for_good_and_heals_by_itself
     }
     writers.stop().await;
     tail.stop().await.expect("a consumer does not mind");
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 /// Where nobody else can take over, the writer is told why.

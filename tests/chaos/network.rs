@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use highwater_client::{BrokerId, PartitionMetadata};
 use highwater_testkit::NodeId;
-use highwater_testkit::history::Rules;
+use highwater_testkit::oracle::Expectations;
 use highwater_testkit::proxy::{Aftermath, Effect, Impairment, ImpairmentId, Network, Side};
 
 use crate::common::{Scene, broker};
@@ -68,7 +68,7 @@ async fn p1_a_leader_cut_off_from_the_controllers_in_one_direction_is_replaced_a
     }
     writers.stop().await;
     tail.stop().await.expect("a consumer rides out a change of leaders");
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 /// A leader that is cut off from its followers, but not from the controllers, can acknowledge nothing until they have left the in-sync
@@ -88,7 +88,7 @@ async fn p1_a_leader_cut_off_from_everybody_acknowledges_nothing_that_is_lost() 
     heal(&scene, cuts, Aftermath::Deliver);
     scene.all_in_sync().await;
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 /// The active controller is cut off from the other controllers: it stops deciding (T20), another one does, and when it is back it
@@ -121,7 +121,7 @@ async fn t20_an_active_controller_cut_off_from_the_quorum_is_replaced_and_decide
     heal(&scene, cuts, Aftermath::Deliver);
     scene.all_in_sync().await;
     writers.stop().await;
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }
 
 /// Long enough for everything that is sent to arrive.
@@ -142,5 +142,5 @@ async fn what_was_held_up_for_longer_than_a_session_arrives_and_harms_nothing() 
     }
     scene.all_in_sync().await;
     tokio::time::timeout(Duration::from_secs(60), writers.stop()).await.expect("every record is settled");
-    scene.check(&Rules::idempotent()).await;
+    scene.check(&Expectations::default()).await;
 }

@@ -25,6 +25,7 @@ pub(crate) mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use highwater_metadata::{AlterPartition, AlteredPartition, ClusterImage, Endpoint, PartitionLogEnd};
 use highwater_protocol::v1;

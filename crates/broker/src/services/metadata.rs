@@ -18,7 +18,7 @@ use highwater_protocol::{status_from_error, topic_id_bytes, v1};
 use highwater_types::{BrokerId, ErrorCode, MetadataVersion, TopicName};
 use tonic::{Request, Response, Status};
 
-use crate::cluster::{ClusterLink, ImageStep, ImageWatch};
+use crate::cluster::{ClusterLink, ImageStep};
 
 /// For the first image, when the broker has only just started.
 const FIRST_IMAGE_TIMEOUT: Duration = Duration::from_secs(5);

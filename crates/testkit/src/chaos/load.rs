@@ -11,15 +11,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{ChaosError, Finding};
 use crate::History;
-use crate::history::Told;
-use crate::members::Member;
-use crate::transactors::{Done, Transactor};
-use crate::workload::{Tail, Writers, WritersConfig};
+use crate::history::{Event, Removal};
+use crate::workloads::appends::{Writers, WritersConfig};
+use crate::workloads::members::Member;
+use crate::workloads::readers::{Reader, Tail};
+use crate::workloads::transactors::Transactor;
 
 const WRITERS: u32 = 3;
 /// Writers of transactions, numbered after those of single records.
 const TRANSACTORS: u32 = 2;
 const MEMBERS_MAX: usize = 3;
+/// Readers of a history, each with a number: one follows single records, one committed transactions; at the end both are read whole.
+pub const FOLLOWING: [u32; 2] = [1, 2];
+pub const LAST: [u32; 2] = [3, 4];
 /// How long clients may take to settle what they have begun, once nothing is broken any more.
 const SETTLE_MAX: Duration = Duration::from_secs(150);
 
@@ -66,9 +70,8 @@ impl Topics {
 pub struct Load {
     topics: Topics,
     history: History,
-    pub done: Done,
     writers: Writers,
-    tail: Tail,
+    tails: [Tail; 2],
     transactors: Vec<Transactor>,
     churn: JoinHandle<Vec<Member>>,
     stop_churn: watch::Sender<bool>,
@@ -84,28 +87,40 @@ impl Load {
             ..WritersConfig::new(&topics.events, topics.partitions)
         };
         let writers = Writers::start(client, history, &burst);
-        let tail = Tail::start(client, history, 1, &topics.events);
-        let done = Done::default();
+        for (name, dense) in [(&topics.events, true), (&topics.ledger, false)] {
+            history.record(Event::Topic {
+                topic: name.as_str().into(),
+                synced: true,
+                removal: Removal::OnRequest,
+                dense,
+            });
+        }
+        let tails = [
+            Tail::start_as(client, history, Reader::of_all(FOLLOWING[0]), &topics.events),
+            Tail::start_as(client, history, Reader::of_committed(FOLLOWING[1]), &topics.ledger),
+        ];
         let transactors = (1..=TRANSACTORS)
-            .map(|number| Transactor::start(client, WRITERS + number, &topics.ledger, topics.partitions, &done))
+            .map(|number| Transactor::start(client, history, WRITERS + number, &topics.ledger, topics.partitions))
             .collect();
         let (stop_churn, stopping) = watch::channel(false);
         let members = Members { bootstrap: bootstrap.to_owned(), history: history.clone(), topics: topics.clone() };
         let churn = tokio::spawn(members.churn(SeededEntropy::new(seed.rotate_left(29)), stopping));
-        Self { topics: topics.clone(), history: history.clone(), done, writers, tail, transactors, churn, stop_churn }
+        Self { topics: topics.clone(), history: history.clone(), writers, tails, transactors, churn, stop_churn }
     }
 
     /// Ends everything in good order, the members last: once `group_has_read` says that there is nothing more for them.
     pub async fn stop(self, group_has_read: impl AsyncFnOnce() -> Option<Finding>) -> Vec<Finding> {
-        let Self { topics, history, writers, tail, transactors, churn, stop_churn, .. } = self;
+        let Self { topics, history, writers, tails, transactors, churn, stop_churn } = self;
         let mut ends = Ends { history: history.clone(), findings: Vec::new() };
         stop_churn.send_replace(true);
         ends.wait("the writers", writers.stop()).await;
         for transactor in transactors {
             ends.wait("a producer of transactions", transactor.stop()).await;
         }
-        if let Some(Err(error)) = ends.wait("the reader", tail.stop()).await {
-            ends.found(format!("the reader of {} gave up: {error}", topics.events));
+        for (tail, topic) in tails.into_iter().zip([&topics.events, &topics.ledger]) {
+            if let Some(Err(error)) = ends.wait("a reader", tail.stop()).await {
+                ends.found(format!("the reader of {topic} gave up: {error}"));
+            }
         }
         let members = ends.wait("the members' keeper", async { churn.await.unwrap_or_else(resume) }).await;
         ends.findings.extend(group_has_read().await);
@@ -113,11 +128,6 @@ impl Load {
             ends.wait("a member", member.close()).await;
         }
         ends.findings
-    }
-
-    pub fn transactions(done: &Done) -> [usize; 3] {
-        let done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        [Told::Committed, Told::Aborted, Told::Unknown].map(|told| done.iter().filter(|it| it.told == told).count())
     }
 }
 

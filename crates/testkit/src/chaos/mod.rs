@@ -32,7 +32,7 @@ pub use schedule::{Episode, Ground, Schedule};
 pub use subject::Subject;
 pub use verdict::Finding;
 
-use crate::History;
+use crate::history::{Event, History};
 use crate::local_cluster::{ClusterError, LocalClusterConfig, NodeId, SmallDisk};
 use driver::Driver;
 use load::{Load, Topics, until};
@@ -126,7 +126,7 @@ pub async fn round(
 
     let history = History::new();
     let load = Load::start(&client, &bootstrap, &history, &topics, config.seed);
-    let mut watcher = Watcher::new(&client, &history, &topics, &load.done);
+    let mut watcher = Watcher::new(&client, &history, &topics);
     let mut findings = Vec::new();
     if until(START_MAX, async || watcher.all_written_since(Duration::ZERO)).await.is_none() {
         let what =
@@ -139,7 +139,7 @@ pub async fn round(
     findings.extend(found);
 
     let healed_at = history.now();
-    history.fault("nothing is broken any more");
+    history.record(Event::Healed);
     let whole_after = until(config.heals_within, async || watcher.is_whole_since(healed_at).await).await;
     let ended = history.now();
     if whole_after.is_none() {
@@ -147,10 +147,8 @@ pub async fn round(
             format!("{:?} after the last fault: {}", config.heals_within, watcher.missing_since(healed_at).await);
         findings.push(Finding::liveness(ended, what));
     }
-    let done = load.done.clone();
     findings.extend(load.stop(async || watcher.group_reads_all(config.heals_within).await).await);
-    let transactions = Load::transactions(&done);
-    let checked = verdict::of(&client, &history, &topics, &done, READ_MAX).await;
+    let checked = verdict::of(&client, &history, &topics, READ_MAX).await;
     findings.extend(checked.findings);
     topics.delete(&client).await;
 
@@ -164,7 +162,7 @@ pub async fn round(
         stalls: availability.stalls(),
         stall_overall: availability.stall_overall(),
         whole_after: whole_after.map(|it| it.as_secs_f64()),
-        counts: Counts { transactions, ..checked.counts },
+        counts: checked.counts,
         findings,
         history: path,
     })

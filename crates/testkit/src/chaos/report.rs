@@ -17,7 +17,7 @@ pub struct Counts {
     pub unknown: u64,
     pub read: u64,
     /// Committed, aborted, of unknown outcome.
-    pub transactions: [usize; 3],
+    pub transactions: [u64; 3],
 }
 
 /// One round.

@@ -7,11 +7,8 @@ use highwater_client::Client;
 use tokio::time::timeout;
 
 use super::Finding;
-use super::load::{Load, Topics, until};
-use crate::history::{Event, Place};
-use crate::members::FIRST_READER;
-use crate::transactors::Done;
-use crate::{History, RecordId};
+use super::load::{Topics, until};
+use crate::history::{Event, History, Place, RecordId, Told, member_of};
 
 /// The deadline of a question to the cluster.
 const ASK_MAX: Duration = Duration::from_secs(2);
@@ -20,7 +17,6 @@ pub struct Watcher<'a> {
     client: &'a Client,
     history: &'a History,
     topics: &'a Topics,
-    done: Done,
     /// Events looked at so far.
     seen: usize,
     /// When each partition acknowledged last.
@@ -31,23 +27,22 @@ pub struct Watcher<'a> {
     unread: BTreeSet<RecordId>,
     /// Read by a member before its writer heard of it.
     read_early: BTreeSet<RecordId>,
-    /// Transactions that had committed when it was last asked how many at a certain time.
-    transactions_then: Option<(Duration, usize)>,
+    /// When the last transaction was committed.
+    transacted: Duration,
 }
 
 impl<'a> Watcher<'a> {
-    pub fn new(client: &'a Client, history: &'a History, topics: &'a Topics, done: &Done) -> Self {
+    pub fn new(client: &'a Client, history: &'a History, topics: &'a Topics) -> Self {
         Self {
             client,
             history,
             topics,
-            done: Done::clone(done),
             seen: 0,
             written: BTreeMap::new(),
             committed: BTreeMap::new(),
             unread: BTreeSet::new(),
             read_early: BTreeSet::new(),
-            transactions_then: None,
+            transacted: Duration::ZERO,
         }
     }
 
@@ -62,11 +57,12 @@ impl<'a> Watcher<'a> {
                         self.unread.insert(id);
                     }
                 }
-                Event::Read { reader, id: Some(id), .. } if reader >= FIRST_READER => {
+                Event::Read { reader, id: Some(id), .. } if member_of(reader).is_some() => {
                     if !self.unread.remove(&id) {
                         self.read_early.insert(id);
                     }
                 }
+                Event::Ended { told: Told::Committed, .. } => self.transacted = timed.at,
                 Event::Committed { place, began, .. } => _ = self.committed.insert(place, began),
                 _ => {}
             }
@@ -104,15 +100,7 @@ impl<'a> Watcher<'a> {
         if !partitions.is_empty() {
             missing.push(format!("the group has committed nothing of {}", partitions.join(", ")));
         }
-        let committed = Load::transactions(&self.done)[0];
-        let then = match self.transactions_then {
-            Some((time, then)) if time == since => then,
-            _ => {
-                self.transactions_then = Some((since, committed));
-                committed
-            }
-        };
-        if committed == then {
+        if self.transacted <= since {
             missing.push("no transaction was committed".to_owned());
         }
         if missing.is_empty() {

@@ -293,4 +293,20 @@ async fn the_data_dirs_of_all_brokers_are_told_by_any() {
     let unknown = DescribeLogDirsRequest { brokers: vec![99] };
     let unknown = within(admin(&one).describe_log_dirs(Request::new(unknown))).await.unwrap().into_inner();
     assert_eq!(code_of(unknown.brokers[0].error.as_ref().unwrap()), ErrorCode::InvalidRequest);
+
+/// A client that stayed with a broker that is cut off would keep to leaders that have long been replaced.
+#[tokio::test]
+async fn a_broker_without_a_controller_sends_its_watchers_away_and_not_for_a_change_of_controllers() {
+    let (fake, link) = unfenced(1).await;
+    let service = MetadataService::new(link.clone());
+    let mut updates = service.watch_metadata(Request::new(WatchMetadataRequest::default())).await.unwrap().into_inner();
+    assert!(within(updates.next()).await.unwrap().is_ok());
+    link.shared.status.send_modify(|status| status.active = None);
+    assert!(tokio::time::timeout(Duration::from_millis(500), updates.next()).await.is_err(), "an election takes time");
+    link.shared.status.send_modify(|status| status.active = Some(fake.endpoints[0].clone()));
+    assert!(tokio::time::timeout(Duration::from_millis(2500), updates.next()).await.is_err(), "there is one again");
+    link.shared.status.send_modify(|status| status.active = None);
+    let ended = within(updates.next()).await.unwrap().unwrap_err();
+    assert_eq!(code(&ended), ErrorCode::ControllerNotAvailable);
+    assert!(within(updates.next()).await.is_none(), "it is over");
 }
