@@ -10,7 +10,7 @@ use highwater_testkit::chaos::{self, FaultKind, Report, Round, RoundConfig, Subj
 use highwater_testkit::{Folder, LocalCluster, LocalClusterConfig};
 use tokio::sync::watch;
 
-use super::cluster::{EndSignal, this_binary};
+use super::cluster::{EndSignal, check_controllers, this_binary};
 use crate::args::{block_on, parse_pair};
 use crate::failure::{Failure, Outcome};
 use crate::output::OutputArgs;
@@ -134,10 +134,7 @@ impl Chaos {
             let text = "faults of the network and of disks are left out: they need a cluster that is started for this";
             return Ok((subject, (kinds.len() < had).then(|| text.to_owned()).into_iter().collect()));
         }
-        if self.controllers.is_multiple_of(2) {
-            let why = "an even number of controllers survives no more failures than one less; take 1, 3 or 5";
-            return Err(Failure::usage(format!("--controllers {}: {why}", self.controllers)));
-        }
+        check_controllers(self.controllers)?;
         let config = LocalClusterConfig {
             controllers: self.controllers,
             brokers: self.brokers,

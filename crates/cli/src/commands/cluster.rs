@@ -2,7 +2,7 @@
 
 mod up;
 
-pub use up::{EndSignal, print_cluster, this_binary};
+pub use up::{EndSignal, check_controllers, print_cluster, this_binary};
 
 use clap::{Args, Subcommand};
 use highwater_client::{BrokerId, ClusterDescription, ControllerId, NodeAddress};

@@ -27,7 +27,7 @@ Exit codes:
   1  tried, and failed
   2  an argument or a configuration is wrong; nothing was tried
   3  the cluster can't be reached
-  4  done, but what came of it is not what was promised (quickstart, bench)";
+  4  done, but what came of it is not what was promised (quickstart, bench; chaos: 1)";
 
 /// Highwater: a replicated, partitioned log.
 ///

@@ -293,6 +293,7 @@ async fn the_data_dirs_of_all_brokers_are_told_by_any() {
     let unknown = DescribeLogDirsRequest { brokers: vec![99] };
     let unknown = within(admin(&one).describe_log_dirs(Request::new(unknown))).await.unwrap().into_inner();
     assert_eq!(code_of(unknown.brokers[0].error.as_ref().unwrap()), ErrorCode::InvalidRequest);
+}
 
 /// A client that stayed with a broker that is cut off would keep to leaders that have long been replaced.
 #[tokio::test]

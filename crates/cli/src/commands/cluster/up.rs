@@ -44,10 +44,7 @@ impl Up {
     }
 
     async fn up(self) -> Outcome {
-        if self.controllers.is_multiple_of(2) {
-            let why = "an even number of controllers survives no more failures than one less; take 1, 3 or 5";
-            return Err(Failure::usage(format!("--controllers {}: {why}", self.controllers)));
-        }
+        check_controllers(self.controllers)?;
         let config = LocalClusterConfig {
             controllers: self.controllers,
             brokers: self.brokers,
@@ -107,6 +104,15 @@ async fn serve(control: &mut Option<ControlSocket>, cluster: &mut LocalCluster) 
         Some(control) => control.serve_one(cluster).await,
         None => std::future::pending().await,
     }
+}
+
+/// Refuses an even number of controllers.
+pub fn check_controllers(controllers: u32) -> Outcome {
+    if controllers.is_multiple_of(2) {
+        let why = "an even number of controllers survives no more failures than one less; take 1, 3 or 5";
+        return Err(Failure::usage(format!("--controllers {controllers}: {why}")));
+    }
+    Ok(())
 }
 
 /// The running binary, to start nodes with.
