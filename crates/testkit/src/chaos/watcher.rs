@@ -58,7 +58,8 @@ impl<'a> Watcher<'a> {
                     }
                 }
                 Event::Read { reader, id: Some(id), .. } if member_of(reader).is_some() => {
-                    if !self.unread.remove(&id) {
+                    let was_acknowledged = self.unread.remove(&id);
+                    if !was_acknowledged {
                         self.read_early.insert(id);
                     }
                 }
