@@ -176,7 +176,7 @@ pub enum Event {
     /// Somebody asks that the records before `before` go.
     DeleteRecords { place: Place, before: Offset },
     /// The partition begins here, as its leader said.
-    Starts { place: Place, at: Offset, asked: Duration },
+    Starts { place: Place, offset: Offset, asked: Duration },
     /// A member of a group was given the partition. Members are numbered over the whole history, each life its own number.
     Assigned { group: Arc<str>, member: u32, place: Place },
     /// The member gave it back, or heard that it has lost it.

@@ -155,6 +155,7 @@ mod tests {
                 why: "?".into(),
             },
             Event::Healed,
+            Event::Starts { place: Place::new("t", 0), offset: highwater_types::Offset::ZERO, asked: began },
         ];
         for event in events {
             let timed = Timed { at: began, event };

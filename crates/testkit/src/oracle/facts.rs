@@ -230,7 +230,7 @@ impl<'a> Facts<'a> {
                 let known = self.places.entry(place).or_default();
                 known.start = known.start.max(*before);
             }
-            Event::Starts { place, at: start, .. } if self.removal(&place.topic) == Removal::Retention => {
+            Event::Starts { place, offset: start, .. } if self.removal(&place.topic) == Removal::Retention => {
                 let known = self.places.entry(place).or_default();
                 known.start = known.start.max(*start);
             }

@@ -51,7 +51,7 @@ impl<'a> Readers<'a> {
                 self.positions.insert((*reader, place), position);
             }
             // Told by a leader: these are gone.
-            Event::Starts { place, at, .. } if facts.removal(&place.topic) == Removal::OnRequest => {
+            Event::Starts { place, offset: at, .. } if facts.removal(&place.topic) == Removal::OnRequest => {
                 let deleted = self.deleted.entry(place).or_insert(*at);
                 *deleted = (*deleted).max(*at);
             }
@@ -208,7 +208,7 @@ fn holes(facts: &Facts<'_>, place: &Place, known: &PlaceFacts, whole: &Whole, vi
 fn starts(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     let mut starts: BTreeMap<&Place, (Offset, Duration)> = BTreeMap::new();
     for timed in facts.events {
-        let Event::Starts { place, at, asked } = &timed.event else { continue };
+        let Event::Starts { place, offset: at, asked } = &timed.event else { continue };
         if let Some((was, told)) = starts.get(place).filter(|(was, told)| was > at && told < asked) {
             let what = format!("{place} began at {was} at {told:?}, and at {at} later");
             violations.push(Violation::new(Anomaly::StartWentBack, timed.at, what));
@@ -302,8 +302,8 @@ mod tests {
     #[test]
     fn a_start_that_moves_back_and_what_is_given_before_it_are_found() {
         let starts = |at, asked| {
-            let at = Offset::new(at);
-            Event::Starts { place: place(), at, asked: Duration::from_secs(asked) }
+            let offset = Offset::new(at);
+            Event::Starts { place: place(), offset, asked: Duration::from_secs(asked) }
         };
         let made = || Made::default().stored(id(1, 1), 0).stored(id(1, 2), 1);
         assert_eq!(made().event(starts(0, 0)).event(starts(1, 100)).found(), []);

@@ -17,6 +17,8 @@ pub fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
         let Some(ack) = fate.acknowledged.as_ref().filter(|_| is_meant(facts, *id, fate)) else { continue };
         let other = acknowledged.insert((ack.place, ack.offset), *id).filter(|other| other != id);
         let found = facts.places.get(ack.place).and_then(|known| known.seen.get(&ack.offset));
+        // What was there before a power loss may be gone, and its offset another's.
+        let found = found.filter(|seen| facts.is_safe_from_power_loss(&ack.place.topic, seen.at));
         let instead = found.and_then(|seen| seen.id).filter(|found| found != id).or(other);
         if let Some(instead) = instead {
             let elsewhere = facts.stored.get(id).and_then(|places| places.first());
@@ -180,6 +182,10 @@ mod tests {
         assert_eq!(moved.found(), [Anomaly::AcknowledgedElsewhere]);
         let twice = Made::default().sent(id(1, 1)).acked(id(1, 1), 0).sent(id(2, 1)).acked(id(2, 1), 0);
         assert_eq!(twice.found(), [Anomaly::AcknowledgedElsewhere]);
+        let before_a_loss = Made::default().topic(false, Removal::OnRequest).stored(id(1, 1), 0);
+        let again = |made: Made| made.sent(id(2, 1)).acked(id(2, 1), 0).read_by(7, id(2, 1), 0).found();
+        assert_eq!(again(before_a_loss.clone().fault()), [Anomaly::Changed, Anomaly::AcknowledgedElsewhere]);
+        assert_eq!(again(before_a_loss.power_loss()), []);
         let by_the_leader = Made::default().writer(1, AckedBy::Leader, false).writer(2, AckedBy::Leader, false);
         assert_eq!(by_the_leader.then(twice).found(), []);
     }
@@ -197,6 +203,10 @@ mod tests {
         assert_eq!(made().event(told(0, 1, 2)).found(), [Anomaly::FalselyOutOfRange]);
         assert_eq!(deleted(1).event(told(1, 1, 2)).found(), [Anomaly::FalselyOutOfRange]);
         assert_eq!(made().event(told(1, 0, 0)).found(), [Anomaly::FalselyOutOfRange]);
+        // Where replicas do not sync, a loss of power may take the end of the log.
+        let unsynced = Made::default().topic(false, Removal::OnRequest).then(made());
+        assert_eq!(unsynced.clone().event(told(1, 0, 0)).found(), [Anomaly::FalselyOutOfRange]);
+        assert_eq!(unsynced.power_loss().event(told(1, 0, 0)).found(), []);
     }
 
     #[test]

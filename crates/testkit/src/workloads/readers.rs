@@ -109,7 +109,7 @@ pub async fn read_whole_as(
     let mut consumer = reader.consumer(client, history);
     for (id, start) in &starts {
         let place = Place { topic: Arc::clone(name), partition: *id };
-        history.record(Event::Starts { place: place.clone(), at: *start, asked: began });
+        history.record(Event::Starts { place: place.clone(), offset: *start, asked: began });
         history.record(Event::Sought { reader: reader.number, place, to: Some(*start) });
     }
     consumer.assign_topic(topic, StartAt::Beginning).await?;

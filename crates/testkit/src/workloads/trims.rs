@@ -35,7 +35,7 @@ pub async fn trim(
         let asked = history.now();
         history.record(Event::DeleteRecords { place: place.clone(), before });
         match client.admin().delete_records(&topic, partition, Some(before)).await {
-            Ok(at) => history.record(Event::Starts { place: place.clone(), at, asked }),
+            Ok(offset) => history.record(Event::Starts { place: place.clone(), offset, asked }),
             Err(error) => {
                 history.record(Event::Failed { what: format!("delete records of {place}"), why: error.to_string() });
                 continue;
@@ -55,7 +55,7 @@ async fn bounds(client: &Client, history: &History, place: &Place) -> Option<(Of
         found.into_iter().find(|(id, _)| *id == place.partition)?.1.offset
     };
     let start = of(admin.list_offsets(&place.topic, OffsetAt::Earliest).await.ok()?)?;
-    history.record(Event::Starts { place: place.clone(), at: start, asked });
+    history.record(Event::Starts { place: place.clone(), offset: start, asked });
     let end = of(admin.list_offsets(&place.topic, OffsetAt::Latest).await.ok()?)?;
     Some((start, end))
 }
