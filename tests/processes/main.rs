@@ -9,6 +9,7 @@ mod divergence;
 mod failover;
 mod groups;
 mod isr;
+mod kafka;
 mod metrics;
 mod min_insync;
 mod quickstart;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use highwater_metadata::{Endpoint, NamedEndpoint};
 use highwater_types::BrokerId;
 
 use crate::error::StartError;
@@ -16,6 +17,8 @@ pub struct BrokerConfig {
     pub listen_port: u16,
     /// Where clients and other brokers reach this one; a port of 0 stands for the one listened on. `None`: as listened.
     pub advertised: Option<(String, u16)>,
+    /// Of the further front doors that [`Broker::start_with`](crate::Broker::start_with) is given; without doors, none.
+    pub listeners: Vec<ListenerConfig>,
     pub rack: Option<String>,
     /// Some controllers of the cluster; the others are learned from them.
     pub controllers: Vec<(String, u16)>,
@@ -64,6 +67,34 @@ pub struct BrokerConfig {
     pub limits: Limits,
 }
 
+/// Where a further front door listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// By which clients that came in here find the same door of other brokers.
+    pub name: String,
+    pub host: String,
+    /// 0: any free one.
+    pub port: u16,
+    /// Where clients reach it; a port of 0 stands for the one listened on. `None`: as listened.
+    pub advertised: Option<(String, u16)>,
+}
+
+impl ListenerConfig {
+    /// Where clients reach it, once it listens on `port`.
+    pub(crate) fn endpoint(&self, port: u16) -> NamedEndpoint {
+        NamedEndpoint { name: self.name.clone(), endpoint: advertised(&self.host, self.advertised.as_ref(), port) }
+    }
+}
+
+/// What others reach that listens on `port` of `host`.
+pub(crate) fn advertised(host: &str, advertised: Option<&(String, u16)>, port: u16) -> Endpoint {
+    match advertised {
+        Some((host, 0)) => Endpoint::new(host.clone(), port),
+        Some((host, port)) => Endpoint::new(host.clone(), *port),
+        None => Endpoint::new(host, port),
+    }
+}
+
 /// Bounds on what clients can make a broker hold.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -98,6 +129,7 @@ impl Default for BrokerConfig {
             listen_host: "127.0.0.1".to_owned(),
             listen_port: 0,
             advertised: None,
+            listeners: Vec::new(),
             rack: None,
             controllers: Vec::new(),
             data_dirs: vec![PathBuf::from("data")],
@@ -155,6 +187,11 @@ impl BrokerConfig {
         sorted.dedup();
         if sorted.len() < self.data_dirs.len() {
             return wrong("the same data dir is named twice");
+        }
+        let mut names: Vec<_> = self.listeners.iter().map(|listener| listener.name.as_str()).collect();
+        names.sort_unstable();
+        if names.first().is_some_and(|name| name.is_empty()) || names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return wrong("each listener needs a name of its own");
         }
         if self.internal_topics_replication_factor == 0 {
             return wrong("an internal topic needs at least one replica");

@@ -1,7 +1,7 @@
-//! What a connection may cost before it has shown that it speaks HTTP/2, and how many there may be.
+//! What a connection may cost before it has shown that it speaks the door's protocol, and how many there may be.
 //!
 //! **Invariant**: a peer that opens a connection and says nothing, or not enough, holds a descriptor for a bounded time. After
-//! that HTTP/2 keep-alive notices silence.
+//! that the protocol's own means (as HTTP/2 keep-alive) notice silence.
 
 use std::io;
 use std::pin::Pin;
@@ -19,24 +19,25 @@ use tonic::transport::server::Connected;
 use crate::metrics::BrokerMetrics;
 
 /// The client's part of the HTTP/2 handshake: the preface and the head of its settings.
-const HANDSHAKE_BYTES: usize = 24 + 9;
+pub(crate) const HTTP2_HANDSHAKE_BYTES: usize = 24 + 9;
 
-/// The connections of `listener`, bounded in number; those beyond are closed at once.
+/// The connections of `listener` as far as there is room; those beyond are closed at once. Each has to say the first
+/// `handshake_bytes` within `handshake`.
 pub(crate) fn guarded(
     listener: Box<dyn Listener>,
-    connections_max: usize,
+    room: Arc<Semaphore>,
     handshake: Duration,
+    handshake_bytes: usize,
     metrics: Arc<BrokerMetrics>,
 ) -> impl Stream<Item = io::Result<GuardedIo>> + Send {
-    let room = Arc::new(Semaphore::new(connections_max));
     incoming(listener).filter_map(move |accepted| {
         let guarded = match accepted {
             Err(error) => Some(Err(error)),
             Ok(io) => match Arc::clone(&room).try_acquire_owned() {
-                Ok(permit) => Some(Ok(GuardedIo::new(io, handshake, permit, Arc::clone(&metrics)))),
+                Ok(permit) => Some(Ok(GuardedIo::new(io, (handshake, handshake_bytes), permit, Arc::clone(&metrics)))),
                 Err(_) => {
                     metrics.connections_refused.inc();
-                    tracing::warn!(connections_max, "a connection is closed: there are too many");
+                    tracing::warn!("a connection is closed: there are too many");
                     None
                 }
             },
@@ -46,7 +47,7 @@ pub(crate) fn guarded(
 }
 
 /// A connection that must begin to speak in time.
-pub(crate) struct GuardedIo {
+pub struct GuardedIo {
     io: BoxedIo,
     /// Until enough has been read.
     handshake: Option<(Pin<Box<Sleep>>, usize)>,
@@ -61,10 +62,15 @@ impl Drop for GuardedIo {
 }
 
 impl GuardedIo {
-    fn new(io: BoxedIo, handshake: Duration, room: OwnedSemaphorePermit, metrics: Arc<BrokerMetrics>) -> Self {
+    fn new(
+        io: BoxedIo,
+        (time, bytes): (Duration, usize),
+        room: OwnedSemaphorePermit,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Self {
         metrics.connections_accepted.inc();
-        let timer = Box::pin(tokio::time::sleep(handshake));
-        Self { io, handshake: Some((timer, HANDSHAKE_BYTES)), _room: room, metrics }
+        let timer = Box::pin(tokio::time::sleep(time));
+        Self { io, handshake: Some((timer, bytes)), _room: room, metrics }
     }
 }
 

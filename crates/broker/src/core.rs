@@ -22,13 +22,15 @@ pub struct Core {
     pub clock: Clock,
     pub partitions: Arc<Partitions>,
     /// Bytes of produce requests received and not answered.
-    pub(crate) produce_budget: Budget,
+    pub produce_budget: Budget,
     /// Bytes of records being read from files.
-    pub(crate) read_budget: Budget,
+    pub read_budget: Budget,
     /// Streams of readers so far.
-    pub(crate) fetch_streams: AtomicU64,
+    pub fetch_streams: AtomicU64,
+    /// Room for connections, over all doors.
+    pub(crate) connections: Arc<Semaphore>,
     /// The broker stops: streams end as soon as what they owe is answered.
-    pub(crate) stopping: CancellationToken,
+    pub stopping: CancellationToken,
     fatal: watch::Sender<Option<Fatal>>,
 }
 
@@ -38,7 +40,18 @@ impl Core {
         let read_budget = Budget::new(READ_BUDGET_BYTES);
         let (stopping, fatal) = (CancellationToken::new(), watch::Sender::new(None));
         let fetch_streams = AtomicU64::new(0);
-        Arc::new(Self { config, clock, partitions, produce_budget, read_budget, fetch_streams, stopping, fatal })
+        let connections = Arc::new(Semaphore::new(config.limits.connections_max));
+        Arc::new(Self {
+            config,
+            clock,
+            partitions,
+            produce_budget,
+            read_budget,
+            fetch_streams,
+            connections,
+            stopping,
+            fatal,
+        })
     }
 
     /// The broker can't go on. The first reason stays.
@@ -68,7 +81,7 @@ impl Core {
 }
 
 /// A bound on bytes.
-pub(crate) struct Budget {
+pub struct Budget {
     permits: Arc<Semaphore>,
     max: u32,
 }
@@ -89,6 +102,7 @@ impl Budget {
         (self.max as usize).saturating_sub(self.permits.available_permits()) * PERMIT_BYTES
     }
 
+    /// The share of `bytes`, if there is room now.
     pub fn try_acquire(&self, bytes: usize) -> Option<tokio::sync::OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_many_owned(self.cost(bytes)).ok()
     }

@@ -1,7 +1,12 @@
-//! Services on the broker's port that are none of its own: the broker does not know what they are.
+//! Services on the broker's port that are none of its own, and doors with ports of their own: the broker does not know
+//! what they are.
 
+use futures::future::BoxFuture;
+use highwater_seams::Listener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+
+use crate::api::BrokerApi;
 
 /// What such services are told of the broker that they are mounted into.
 #[derive(Debug, Clone)]
@@ -13,25 +18,55 @@ pub struct Surroundings {
     pub ending: CancellationToken,
 }
 
+/// A bound listener for a further door.
+pub struct DoorListener {
+    pub name: String,
+    pub listener: Box<dyn Listener>,
+}
+
 type Mount = Box<dyn FnOnce(Routes, Surroundings) -> Routes + Send>;
+type Serve = Box<dyn FnOnce(BrokerApi, Vec<DoorListener>) -> BoxFuture<'static, ()> + Send>;
 
 /// More services for [`Broker::start_with`](crate::Broker::start_with). The default is none.
 #[derive(Default)]
 pub struct ExtraServices {
     pub(crate) names: Vec<&'static str>,
     mount: Option<Mount>,
+    door: Option<Serve>,
 }
 
 impl ExtraServices {
     /// `names` are those of the services that `mount` adds, for health checks.
     pub fn new(names: &[&'static str], mount: impl FnOnce(Routes, Surroundings) -> Routes + Send + 'static) -> Self {
-        Self { names: names.to_vec(), mount: Some(Box::new(mount)) }
+        Self { names: names.to_vec(), mount: Some(Box::new(mount)), door: None }
     }
 
-    pub(crate) fn mount(self, routes: Routes, surroundings: Surroundings) -> Routes {
-        match self.mount {
+    /// And a door with listeners of its own, those of [`BrokerConfig::listeners`](crate::BrokerConfig::listeners). What
+    /// `serve` returns runs with the broker. It ends by itself once `core.stopping` is cancelled and what its clients are
+    /// owed is answered; dropped, everything that it serves ends at once.
+    #[must_use]
+    pub fn with_door(
+        self,
+        serve: impl FnOnce(BrokerApi, Vec<DoorListener>) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Self {
+        Self { door: Some(Box::new(serve)), ..self }
+    }
+
+    pub(crate) fn mount(
+        self,
+        routes: Routes,
+        surroundings: Surroundings,
+        api: BrokerApi,
+        listeners: Vec<DoorListener>,
+    ) -> (Routes, BoxFuture<'static, ()>) {
+        let routes = match self.mount {
             Some(mount) => mount(routes, surroundings),
             None => routes,
-        }
+        };
+        let door: BoxFuture<'static, ()> = match self.door {
+            Some(serve) => serve(api, listeners),
+            None => Box::pin(std::future::ready(())),
+        };
+        (routes, door)
     }
 }

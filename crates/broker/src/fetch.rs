@@ -25,6 +25,8 @@ pub struct FetchRequest {
     pub partitions: Vec<FetchFrom>,
     /// Where the reader is; `None`: leaders alone serve it.
     pub near: Option<Reader>,
+    /// Whether the positions of partitions without records are wanted as well.
+    pub with_empty: bool,
 }
 
 /// A reader that may read from the replicas near it.
@@ -78,7 +80,7 @@ impl Partitions {
         let near = request.near.as_ref().map(|reader| self.near(reader));
         for from in request.partitions[first..].iter().chain(&request.partitions[..first]) {
             let nothing_yet = bytes == 0 && !attempt.needs_read;
-            if bytes_left == 0 && !nothing_yet {
+            if bytes_left == 0 && !nothing_yet && !request.with_empty {
                 break;
             }
             let max_bytes = from.max_bytes.min(bytes_left);
@@ -89,10 +91,11 @@ impl Partitions {
                 }
                 Err(error) => Err(error),
             };
+            let read = read.map(|read| if bytes_left == 0 && !nothing_yet { read.without_records() } else { read });
             match &read {
                 Err(_) | Ok(PartitionRead { preferred: Some(_), .. }) => attempt.is_enough = true,
                 Ok(read) => match read.records.bytes() {
-                    Some(0) => continue,
+                    Some(0) if !request.with_empty => continue,
                     Some(found) => {
                         bytes += found;
                         bytes_left = bytes_left.saturating_sub(found);

@@ -5,6 +5,7 @@
 //! partitions ([`produce`], [`fetch`]), pull replication (`replication`), and the front door
 //! (`services`, `server`).
 
+mod api;
 mod backoff;
 mod clock;
 pub mod cluster;
@@ -27,11 +28,14 @@ mod tasks;
 mod tests;
 pub mod transaction;
 
+pub use api::BrokerApi;
 pub use clock::Clock;
-pub use config::{BrokerConfig, Limits};
-pub use core::Core;
+pub use config::{BrokerConfig, Limits, ListenerConfig};
+pub use connections::GuardedIo;
+pub use core::{Budget, Core};
 pub use error::{Fatal, StartError};
-pub use extra::{ExtraServices, Surroundings};
-pub use metrics::BrokerScrape;
+pub use extra::{DoorListener, ExtraServices, Surroundings};
+pub use metrics::{Api, BrokerMetrics, BrokerScrape};
 pub use partitions::{LastRun, Partitions};
 pub use server::{Broker, BrokerHandle};
+pub use services::deadlines::Deadlines;

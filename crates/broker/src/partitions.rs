@@ -169,7 +169,7 @@ impl Partitions {
         self.image.subscribe()
     }
 
-    pub(crate) fn metrics(&self) -> &Arc<BrokerMetrics> {
+    pub fn metrics(&self) -> &Arc<BrokerMetrics> {
         &self.env.metrics
     }
 
@@ -184,6 +184,13 @@ impl Partitions {
 
     pub fn me(&self) -> BrokerId {
         self.env.me
+    }
+
+    /// Counts records of a partition that go out to a consumer.
+    pub fn count_sent(&self, tp: TopicPartition, records: &[bytes::Bytes]) {
+        if let Ok(partition) = self.find(tp) {
+            partition.counters().sent(records);
+        }
     }
 
     /// The replica here, or why there is none.

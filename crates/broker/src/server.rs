@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_metadata::Endpoint;
+use highwater_metadata::{Endpoint, NamedEndpoint};
 use highwater_protocol::internal::transaction_markers_server::TransactionMarkersServer;
 use highwater_protocol::v1::admin_server::AdminServer;
 use highwater_protocol::v1::coordinator_server::CoordinatorServer;
@@ -25,14 +25,15 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::api::BrokerApi;
 use crate::clock::Clock;
 use crate::cluster::{ClusterLink, LinkConfig};
-use crate::config::BrokerConfig;
-use crate::connections::guarded;
+use crate::config::{BrokerConfig, advertised};
+use crate::connections::{HTTP2_HANDSHAKE_BYTES, guarded};
 use crate::coordinator::Coordinators;
 use crate::core::Core;
 use crate::error::{Fatal, StartError};
-use crate::extra::{ExtraServices, Surroundings};
+use crate::extra::{DoorListener, ExtraServices, Surroundings};
 use crate::metrics::BrokerScrape;
 use crate::partition::{FollowChange, IsrProposal, PartitionEnv};
 use crate::partitions::{LastRun, Partitions};
@@ -71,6 +72,7 @@ pub struct BrokerHandle {
     port: u16,
     tasks: TaskTracker,
     server: JoinHandle<()>,
+    door: JoinHandle<()>,
     stop_accepting: CancellationToken,
     ending: CancellationToken,
     health: HealthReporter,
@@ -94,14 +96,17 @@ impl Broker {
         config.check()?;
         let (core, last_run, proposals, following) = open(config, &seams, &disk).await?;
         let config = &core.config;
-        let listening = seams.net.bind(&config.listen_host, config.listen_port).await;
-        let listener = listening.map_err(|source| {
-            let (host, port) = (config.listen_host.clone(), config.listen_port);
-            StartError::Listen { host, port, source }
-        })?;
+        let listener = bind(&seams, &config.listen_host, config.listen_port).await?;
         let port = listener.port();
-        let endpoint = advertised(config, port);
-        let link = ClusterLink::start(link_config(config, endpoint, last_run), seams.clone());
+        let endpoint = advertised(&config.listen_host, config.advertised.as_ref(), port);
+        let mut door_listeners = Vec::with_capacity(config.listeners.len());
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for named in &config.listeners {
+            let listener = bind(&seams, &named.host, named.port).await?;
+            listeners.push(named.endpoint(listener.port()));
+            door_listeners.push(DoorListener { name: named.name.clone(), listener });
+        }
+        let link = ClusterLink::start(link_config(config, endpoint, listeners, last_run), seams.clone());
 
         let tasks = TaskTracker::new();
         tasks::start(&tasks, &core, &link, proposals);
@@ -124,8 +129,7 @@ impl Broker {
         let services: Vec<_> = SERVICES.iter().copied().chain(extra.names.iter().copied()).collect();
         set_health(&health, &services, ServingStatus::NotServing).await;
         let local: Arc<dyn LocalPartitions> = core.clone();
-        let admin =
-            AdminServer::new(AdminService::new(link.clone(), local)).max_decoding_message_size(MESSAGE_SIZE_MAX);
+        let admin = Arc::new(AdminService::new(link.clone(), local));
         let coordinators = Coordinators::start(&tasks, &core, &link);
         let scrape = BrokerScrape::new(Arc::clone(&core), link.clone(), Arc::clone(&coordinators));
         if let Some(actions) = coordinators.take_transaction_actions() {
@@ -135,27 +139,31 @@ impl Broker {
             tasks.spawn(complete::run(actions, runtime, leaders, entropy, metrics, tasks.clone(), stopping));
         }
         let markers = MarkersService::new(Arc::clone(&coordinators));
-        let coordinator = CoordinatorServer::new(CoordinatorService::new(
-            core.clone(),
-            coordinators,
-            verifier,
-            Arc::clone(&seams.entropy),
-        ))
-        .max_decoding_message_size(MESSAGE_SIZE_MAX);
+        let coordinator =
+            Arc::new(CoordinatorService::new(core.clone(), coordinators, verifier, Arc::clone(&seams.entropy)));
+        let ending = CancellationToken::new();
+        let api = BrokerApi {
+            core: Arc::clone(&core),
+            link: link.clone(),
+            admin: Arc::clone(&admin),
+            coordinator: Arc::clone(&coordinator),
+            seams: seams.clone(),
+            ending: ending.clone(),
+        };
         let routes = Routes::new(DataService::new(core.clone()))
             .add_service(ReplicationService::new(core.clone(), tasks.clone()))
             .add_service(TransactionMarkersServer::new(markers))
             .add_service(MetadataServer::new(MetadataService::new(link.clone())))
-            .add_service(admin)
-            .add_service(coordinator)
+            .add_service(AdminServer::from_arc(admin).max_decoding_message_size(MESSAGE_SIZE_MAX))
+            .add_service(CoordinatorServer::from_arc(coordinator).max_decoding_message_size(MESSAGE_SIZE_MAX))
             .add_service(health_service);
-        let ending = CancellationToken::new();
-        let routes = extra.mount(routes, Surroundings { port, ending: ending.clone() });
+        let (routes, door) = extra.mount(routes, Surroundings { port, ending: ending.clone() }, api, door_listeners);
         let stop_accepting = CancellationToken::new();
         let server = serve(listener, routes, &core, stop_accepting.clone());
+        let door = tokio::spawn(door);
         tasks.spawn(tell_when_ready(link.clone(), health.clone(), services.clone(), core.stopping.clone()));
         tracing::info!(broker = %core.config.id, port, "listening");
-        Ok(BrokerHandle { core, link, port, tasks, server, stop_accepting, ending, health, services, scrape })
+        Ok(BrokerHandle { core, link, port, tasks, server, door, stop_accepting, ending, health, services, scrape })
     }
 }
 
@@ -229,9 +237,11 @@ impl BrokerHandle {
         let epoch = if is_fatal { BrokerEpoch::NONE } else { self.link.broker_epoch() };
         self.core.partitions.close(epoch).await;
         self.link.close().await;
-        let mut server = self.server;
-        if tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err() {
+        let (mut server, mut door) = (self.server, self.door);
+        let drained = async { tokio::join!(&mut server, &mut door) };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
             server.abort();
+            door.abort();
         }
         tracing::info!(broker = %self.core.config.id, "stopped");
     }
@@ -259,20 +269,23 @@ pub(crate) async fn open(config: BrokerConfig, seams: &Seams, disk: &Arc<dyn Dis
     Ok((Core::new(config, clock, Arc::new(partitions)), last_run, proposals_to_carry, to_follow))
 }
 
-fn advertised(config: &BrokerConfig, port: u16) -> Endpoint {
-    match &config.advertised {
-        Some((host, 0)) => Endpoint::new(host.clone(), port),
-        Some((host, port)) => Endpoint::new(host.clone(), *port),
-        None => Endpoint::new(config.listen_host.clone(), port),
-    }
+async fn bind(seams: &Seams, host: &str, port: u16) -> Result<Box<dyn Listener>, StartError> {
+    let bound = seams.net.bind(host, port).await;
+    bound.map_err(|source| StartError::Listen { host: host.to_owned(), port, source })
 }
 
-fn link_config(config: &BrokerConfig, endpoint: Endpoint, last_run: LastRun) -> LinkConfig {
+fn link_config(
+    config: &BrokerConfig,
+    endpoint: Endpoint,
+    listeners: Vec<NamedEndpoint>,
+    last_run: LastRun,
+) -> LinkConfig {
     LinkConfig {
         broker: config.id,
         controllers: config.controllers.iter().map(|(host, port)| Endpoint::new(host.clone(), *port)).collect(),
         client_endpoint: endpoint.clone(),
         internal_endpoint: endpoint,
+        listeners,
         rack: config.rack.clone(),
         cluster_id: last_run.cluster_id,
         clean_shutdown: last_run.clean_shutdown,
@@ -287,7 +300,8 @@ pub(crate) fn serve(
 ) -> JoinHandle<()> {
     let limits = &core.config.limits;
     let handshake = Duration::from_millis(limits.handshake_ms);
-    let connections = guarded(listener, limits.connections_max, handshake, Arc::clone(core.partitions.metrics()));
+    let (room, metrics) = (Arc::clone(&core.connections), Arc::clone(core.partitions.metrics()));
+    let connections = guarded(listener, room, handshake, HTTP2_HANDSHAKE_BYTES, metrics);
     let keepalive = Duration::from_millis(limits.keepalive_ms);
     let mut server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -24,6 +24,7 @@ fn cluster() -> ClusterImage {
             cluster_id: None,
             client_endpoint: Endpoint::new("broker", 9092),
             internal_endpoint: Endpoint::new("broker", 9092),
+            listeners: Vec::new(),
             rack: Some(format!("rack-{}", id % 3)),
             clean_shutdown: false,
             previous_broker_epoch: BrokerEpoch::NONE,

@@ -9,7 +9,7 @@ use highwater_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
-use crate::image::{Endpoint, JsonError, TopicState};
+use crate::image::{Endpoint, JsonError, NamedEndpoint, TopicState};
 
 /// What a broker says of itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Registration {
     pub cluster_id: Option<String>,
     pub client_endpoint: Endpoint,
     pub internal_endpoint: Endpoint,
+    /// Of further front doors.
+    #[serde(default)]
+    pub listeners: Vec<NamedEndpoint>,
     pub rack: Option<String>,
     /// Whether the run before this one ended with its data on disk. Proved by `previous_broker_epoch`.
     pub clean_shutdown: bool,

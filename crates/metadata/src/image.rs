@@ -28,6 +28,13 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+/// Where a broker is reached by those who came in on its listener of that name, and on no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedEndpoint {
+    pub name: String,
+    pub endpoint: Endpoint,
+}
+
 /// A broker as registered. Stays in the image while it is down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerState {
@@ -36,6 +43,9 @@ pub struct BrokerState {
     pub broker_epoch: BrokerEpoch,
     pub client_endpoint: Endpoint,
     pub internal_endpoint: Endpoint,
+    /// Of further front doors, by the name of the listener.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<NamedEndpoint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rack: Option<String>,
     /// A fenced broker leads nothing and is in no ISR: it is down, or has yet to catch up with the metadata.
@@ -45,6 +55,11 @@ pub struct BrokerState {
 }
 
 impl BrokerState {
+    /// Where it is reached by those who come in on the listener `name`.
+    pub fn listener(&self, name: &str) -> Option<&Endpoint> {
+        self.listeners.iter().find(|listener| listener.name == name).map(|listener| &listener.endpoint)
+    }
+
     /// Neither fenced nor shutting down: may lead, join an ISR and take new partitions.
     pub fn is_active(&self) -> bool {
         !self.fenced && !self.shutting_down

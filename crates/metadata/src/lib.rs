@@ -32,7 +32,7 @@ pub use command::{
 pub use decide::{Decision, PARTITIONS_PER_TOPIC_MAX, REPLICATION_FACTOR_MAX, decide};
 pub use error::{CommandError, Ineligible};
 pub use image::{
-    BrokerEpochCounter, BrokerState, ClusterImage, ControllerState, Endpoint, JsonError, PartitionState,
+    BrokerEpochCounter, BrokerState, ClusterImage, ControllerState, Endpoint, JsonError, NamedEndpoint, PartitionState,
     ProducerIdCounter, ReplicaLogEnd, TopicState, UncleanReport,
 };
 pub use placement::{PlacementBroker, place};

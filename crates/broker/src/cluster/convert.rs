@@ -1,6 +1,6 @@
 //! The metadata crate's types to and from the controller's messages.
 
-use highwater_metadata::{AlterPartition, AlteredPartition, Endpoint};
+use highwater_metadata::{AlterPartition, AlteredPartition, Endpoint, NamedEndpoint};
 use highwater_protocol::internal::{self, AlterPartitionResult, RegisterBroker};
 use highwater_protocol::v1;
 use highwater_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch};
@@ -9,6 +9,10 @@ use super::Shared;
 
 pub(crate) fn endpoint(endpoint: &Endpoint) -> v1::Endpoint {
     v1::Endpoint { host: endpoint.host.clone(), port: endpoint.port.into() }
+}
+
+fn listener(listener: &NamedEndpoint) -> internal::NamedEndpoint {
+    internal::NamedEndpoint { name: listener.name.clone(), endpoint: Some(endpoint(&listener.endpoint)) }
 }
 
 /// The endpoint that an error names as the right one to ask.
@@ -27,6 +31,7 @@ pub(super) fn registration(shared: &Shared, from_snapshot: bool) -> RegisterBrok
         cluster_id,
         client_endpoint: Some(endpoint(&config.client_endpoint)),
         internal_endpoint: Some(endpoint(&config.internal_endpoint)),
+        listeners: config.listeners.iter().map(listener).collect(),
         rack: config.rack.clone().unwrap_or_default(),
         clean_shutdown: config.clean_shutdown.is_some(),
         previous_broker_epoch: config.clean_shutdown.unwrap_or(BrokerEpoch::NONE).get(),

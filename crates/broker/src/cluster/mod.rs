@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use highwater_metadata::{AlterPartition, AlteredPartition, ClusterImage, Endpoint, PartitionLogEnd};
+use highwater_metadata::{AlterPartition, AlteredPartition, ClusterImage, Endpoint, NamedEndpoint, PartitionLogEnd};
 use highwater_protocol::v1;
 use highwater_seams::Seams;
 use highwater_types::{BrokerEpoch, BrokerId, IncarnationId, MetadataVersion, TopicPartition};
@@ -48,6 +48,8 @@ pub struct LinkConfig {
     pub controllers: Vec<Endpoint>,
     pub client_endpoint: Endpoint,
     pub internal_endpoint: Endpoint,
+    /// Of further front doors.
+    pub listeners: Vec<NamedEndpoint>,
     pub rack: Option<String>,
     /// As the data dirs have it; `None`: they are new.
     pub cluster_id: Option<String>,

@@ -14,7 +14,7 @@ pub(crate) use topics::{TopicCounters, Topics};
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Api {
+pub enum Api {
     Produce,
     Fetch,
 }
@@ -32,8 +32,8 @@ impl Api {
 
 /// Of one broker; shared by everything in it.
 #[derive(Default)]
-pub(crate) struct BrokerMetrics {
-    pub topics: Topics,
+pub struct BrokerMetrics {
+    pub(crate) topics: Topics,
     pub produce_took: Histogram,
     pub fetch_took: Histogram,
     pub produce_throttled: Counter,

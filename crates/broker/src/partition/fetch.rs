@@ -84,6 +84,13 @@ pub struct PartitionRead {
     pub preferred: Option<BrokerId>,
 }
 
+impl PartitionRead {
+    /// The positions alone.
+    pub(crate) fn without_records(self) -> Self {
+        Self { records: ReadRecords::None, ..self }
+    }
+}
+
 /// A log that consumers may read here, and up to where.
 struct Readable<'a> {
     log: &'a Log,

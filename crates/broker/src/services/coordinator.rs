@@ -26,7 +26,7 @@ use crate::partition::{EndedBy, TransactionEnd};
 use crate::transaction::verify::Verifier;
 
 /// See the module.
-pub(crate) struct CoordinatorService {
+pub struct CoordinatorService {
     core: Arc<Core>,
     coordinators: Arc<Coordinators>,
     /// Asks the coordinators of transactions.

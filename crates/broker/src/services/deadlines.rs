@@ -8,13 +8,14 @@ use tokio::time::{Instant, Sleep};
 /// Requests by deadline. The timer is set anew only for an earlier deadline than it is set for, so that requests which are
 /// answered in time cost none.
 #[derive(Default)]
-pub(crate) struct Deadlines {
+pub struct Deadlines {
     by_time: BTreeSet<(Instant, u64)>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadlines {
-    pub(crate) fn add(&mut self, at: Instant, key: u64) {
+    /// `key` is due at `at`.
+    pub fn add(&mut self, at: Instant, key: u64) {
         self.by_time.insert((at, key));
         match &mut self.timer {
             Some(timer) if timer.deadline() <= at => {}
@@ -23,12 +24,13 @@ impl Deadlines {
         }
     }
 
-    pub(crate) fn remove(&mut self, at: Instant, key: u64) {
+    /// It is not, any more.
+    pub fn remove(&mut self, at: Instant, key: u64) {
         self.by_time.remove(&(at, key));
     }
 
     /// The next key whose deadline has come. Pending while there is none; can be dropped and called again.
-    pub(crate) async fn next(&mut self) -> u64 {
+    pub async fn next(&mut self) -> u64 {
         loop {
             match self.by_time.first().copied() {
                 Some((at, key)) if at <= Instant::now() => {

@@ -299,5 +299,6 @@ fn decode(token: u64, request: v1::FetchRequest, core: &Core, spread: u64) -> Re
         max_bytes,
         partitions,
         near: Some(request.rack).filter(|rack| !rack.is_empty()).map(|rack| Reader { rack, spread }),
+        with_empty: false,
     })
 }

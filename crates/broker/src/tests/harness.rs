@@ -251,6 +251,7 @@ fn state_of(id: u32, epoch: i64) -> BrokerState {
         broker_epoch: BrokerEpoch::new(epoch),
         client_endpoint: endpoint.clone(),
         internal_endpoint: endpoint,
+        listeners: Vec::new(),
         rack: None,
         fenced: false,
         shutting_down: false,

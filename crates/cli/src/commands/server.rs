@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use highwater_broker::{Broker, BrokerConfig, BrokerHandle, ExtraServices, Limits};
+use highwater_broker::{Broker, BrokerConfig, BrokerHandle, ExtraServices, Limits, ListenerConfig};
 use highwater_controller::{Controller, ControllerConfig, ControllerHandle};
 use highwater_gateway::{Gateway, GatewayLimits};
+use highwater_kafka::KafkaConfig;
 use highwater_seams::{Listener, Seams};
 use highwater_storage::RealDisk;
 use tracing::{error, info};
@@ -203,6 +204,7 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         listen_host: it.listen.host.clone(),
         listen_port: it.listen.port,
         advertised: it.advertised.as_ref().map(HostPort::pair),
+        listeners: kafka_listeners(config),
         rack: it.rack.clone(),
         controllers: config.controllers_of_broker().iter().map(HostPort::pair).collect(),
         data_dirs: it.data_dirs.clone(),
@@ -241,8 +243,23 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
         },
     };
     let failed = |error| Failure::failed(format!("broker {} can't start: {error}", it.id));
-    let thin_clients = thin_clients(&it.listen.host, seams.clone());
-    Broker::start_with(broker, seams, Arc::new(RealDisk::default()), thin_clients).await.map_err(failed)
+    let kafka = KafkaConfig {
+        auto_create_topics: config.kafka.auto_create_topics,
+        request_bytes_max: memory(config.kafka.request_bytes_max),
+    };
+    let doors = thin_clients(&it.listen.host, seams.clone())
+        .with_door(move |api, listeners| highwater_kafka::serve(kafka, api, listeners));
+    Broker::start_with(broker, seams, Arc::new(RealDisk::default()), doors).await.map_err(failed)
+}
+
+fn kafka_listeners(config: &Config) -> Vec<ListenerConfig> {
+    let listener = |(name, at): &(String, HostPort)| ListenerConfig {
+        name: name.clone(),
+        host: at.host.clone(),
+        port: at.port,
+        advertised: config.kafka.advertised_listeners.get(name).map(HostPort::pair),
+    };
+    config.kafka.listeners.0.iter().map(listener).collect()
 }
 
 /// The door of thin clients, which is a client of the broker that it is in.

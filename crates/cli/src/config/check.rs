@@ -19,6 +19,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     if config.node.roles.broker() {
         check_broker(config, &mut findings);
+        check_kafka(config, &mut findings);
     }
     findings
 }
@@ -30,11 +31,47 @@ fn check_metrics(config: &Config, findings: &mut Vec<Finding>) {
         ("controller.listen", &config.controller.listen, roles.controller()),
         ("broker.listen", &config.broker.listen, roles.broker()),
     ];
-    for (setting, other, _) in others.iter().filter(|(.., is_used)| *is_used) {
-        let meets = at.host == other.host || at.is_unspecified() || other.is_unspecified();
-        if at.port != 0 && at.port == other.port && meets {
+    let kafka = config.kafka.listeners.0.iter().map(|(_, at)| ("kafka.listeners", at, roles.broker()));
+    for (setting, other, _) in others.into_iter().chain(kafka).filter(|(.., is_used)| *is_used) {
+        if meet(at, other) {
             findings.push(("node.metrics_listen", format!("is {at}, which {setting} takes ({other})")));
         }
+    }
+}
+
+/// Whether both can't be listened on.
+fn meet(one: &HostPort, other: &HostPort) -> bool {
+    let same_host = one.host == other.host || one.is_unspecified() || other.is_unspecified();
+    one.port != 0 && one.port == other.port && same_host
+}
+
+fn check_kafka(config: &Config, findings: &mut Vec<Finding>) {
+    let it = &config.kafka;
+    let mut wrong = |setting, what: String| findings.push((setting, what));
+    let mut taken = vec![("broker.listen".to_owned(), &config.broker.listen)];
+    if config.node.roles.controller() {
+        taken.push(("controller.listen".to_owned(), &config.controller.listen));
+    }
+    for (name, at) in &it.listeners.0 {
+        if let Some((other, there)) = taken.iter().find(|(_, there)| meet(at, there)) {
+            wrong("kafka.listeners", format!("has {name} at {at}, which {other} takes ({there})"));
+        }
+        taken.push((format!("listener {name}"), at));
+        if at.is_unspecified() && it.advertised_listeners.get(name).is_none() {
+            let what = format!("must say where clients reach listener {name}, as it listens on {at}");
+            wrong("kafka.advertised_listeners", what);
+        }
+    }
+    for (name, at) in &it.advertised_listeners.0 {
+        if it.listeners.get(name).is_none() {
+            wrong("kafka.advertised_listeners", format!("has {name}, which kafka.listeners has not"));
+        }
+        if at.is_unspecified() || at.port == 0 {
+            wrong("kafka.advertised_listeners", format!("has {name} at {at}, which nobody can connect to"));
+        }
+    }
+    if !(1 << 10..=1 << 30).contains(&it.request_bytes_max.0) {
+        wrong("kafka.request_bytes_max", format!("must be 1KiB to 1GiB, not {}", it.request_bytes_max));
     }
 }
 
@@ -185,7 +222,7 @@ fn check_endpoint(
 mod tests {
     use super::*;
     use crate::config::values::SettingValue;
-    use crate::config::{Roles, Voters};
+    use crate::config::{Listeners, Roles, Voters};
 
     fn findings(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
         let mut config = Config::default();
@@ -216,6 +253,23 @@ mod tests {
         assert_eq!(at("127.0.0.1:9092"), ["node.metrics_listen"]);
         assert_eq!(at("0.0.0.0:9093"), ["node.metrics_listen"]);
         assert!(at("0.0.0.0:9644").is_empty() && at("127.0.0.1:0").is_empty() && at("10.0.0.1:9092").is_empty());
+    }
+
+    #[test]
+    fn kafka_listeners_have_ports_of_their_own_and_are_reached_somewhere() {
+        let at = |listeners: &str, advertised: &str| {
+            findings(|c| {
+                c.kafka.listeners = Listeners::from_text(listeners).unwrap();
+                c.kafka.advertised_listeners = Listeners::from_text(advertised).unwrap();
+            })
+        };
+        assert!(at("", "").is_empty());
+        assert!(at("A://127.0.0.1:9094,B://0.0.0.0:9095", "B://b1:9095").is_empty());
+        assert_eq!(at("A://127.0.0.1:9092", ""), ["kafka.listeners"]);
+        assert_eq!(at("A://127.0.0.1:9094,B://127.0.0.1:9094", ""), ["kafka.listeners"]);
+        assert_eq!(at("A://0.0.0.0:9094", ""), ["kafka.advertised_listeners"]);
+        assert_eq!(at("A://127.0.0.1:9094", "B://b1:9094"), ["kafka.advertised_listeners"]);
+        assert_eq!(at("A://127.0.0.1:9094", "A://0.0.0.0:9094"), ["kafka.advertised_listeners"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use highwater_types::{BrokerId, ControllerId};
 pub use flags::SettingFlags;
 pub use load::load;
 pub use print::print_default;
-pub use values::{ByteSize, HostPort, LogFilter, LogFormat, Role, Roles, Voters};
+pub use values::{ByteSize, HostPort, Listeners, LogFilter, LogFormat, Role, Roles, Voters};
 
 /// All settings; see [`settings::SETTINGS`] for what each means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub struct Config {
     pub node: NodeSection,
     pub controller: ControllerSection,
     pub broker: BrokerSection,
+    pub kafka: KafkaSection,
     pub limits: LimitsSection,
     pub log: LogSection,
 }
@@ -81,6 +82,15 @@ pub struct BrokerSection {
     pub transaction_topic_partitions: u32,
     pub transaction_timeout_max_ms: u32,
     pub transactional_id_expiration_ms: u64,
+}
+
+/// The door of Kafka clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaSection {
+    pub listeners: Listeners,
+    pub advertised_listeners: Listeners,
+    pub auto_create_topics: bool,
+    pub request_bytes_max: ByteSize,
 }
 
 /// What clients can make a broker hold.
@@ -163,6 +173,17 @@ impl Default for BrokerSection {
             transaction_topic_partitions: 16,
             transaction_timeout_max_ms: 900_000,
             transactional_id_expiration_ms: 604_800_000,
+        }
+    }
+}
+
+impl Default for KafkaSection {
+    fn default() -> Self {
+        Self {
+            listeners: Listeners(vec![("PLAINTEXT".to_owned(), HostPort::new("127.0.0.1", 9094))]),
+            advertised_listeners: Listeners::default(),
+            auto_create_topics: false,
+            request_bytes_max: ByteSize(100 << 20),
         }
     }
 }

@@ -55,6 +55,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("node", "What this process is."),
     ("controller", "The controller: a member of the Raft quorum that decides who leads. Used if node.roles has it."),
     ("broker", "The broker: keeps partitions and serves clients. Used if node.roles has it."),
+    ("kafka", "The broker's door for Kafka clients."),
     ("limits", "Bounds on what clients can make a broker hold."),
     ("log", "What the process says on standard error."),
 ];
@@ -183,6 +184,20 @@ settings! {
             "The longest timeout that a transactional producer can ask for; an open transaction holds up readers of committed records.";
         transactional_id_expiration_ms: "MS",
             "How long a transactional id that is not used is remembered.";
+    }
+    [kafka] {
+        listeners: "NAME://HOST:PORT,...",
+            "Where the broker listens for Kafka clients. Several by name, as in \
+             INTERNAL://0.0.0.0:9094,EXTERNAL://0.0.0.0:19094: a client that came in on one is told of the brokers' addresses \
+             of the same name. Empty: nowhere.";
+        advertised_listeners: "NAME://HOST:PORT,...",
+            "Where Kafka clients reach these listeners; needed for those on 0.0.0.0. A listener that is not named: as it \
+             listens.";
+        auto_create_topics: "BOOL",
+            "Whether a Kafka client's question about a topic that is not there makes it, with the controller's default \
+             numbers of partitions and replicas. A misspelt name makes a topic then.";
+        request_bytes_max: "BYTES",
+            "The largest request of a Kafka client; a connection that announces a larger one is closed.";
     }
     [limits] {
         connections_max: "COUNT",

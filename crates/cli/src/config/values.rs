@@ -260,6 +260,40 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// Listeners or what they are reached at, as Kafka writes them: `NAME://HOST:PORT`, one for each name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listeners(pub Vec<(String, HostPort)>);
+
+impl Listeners {
+    pub fn get(&self, name: &str) -> Option<&HostPort> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, at)| at)
+    }
+}
+
+impl SettingValue for Listeners {
+    fn from_raw(raw: &Raw) -> Result<Self, String> {
+        let mut listeners = Self::default();
+        for item in list_items(raw, "a list of NAME://HOST:PORT")? {
+            let wrong =
+                || format!("must be a list of NAME://HOST:PORT, as in \"PLAINTEXT://0.0.0.0:9094\", not {item:?}");
+            let (name, at) = item.split_once("://").ok_or_else(wrong)?;
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
+                return Err(wrong());
+            }
+            // As Kafka, which does not tell capitals from small letters here.
+            let name = name.to_ascii_uppercase();
+            if listeners.get(&name).is_some() {
+                return Err(format!("names listener {name} twice"));
+            }
+            listeners.0.push((name, at.parse().map_err(|_| wrong())?));
+        }
+        Ok(listeners)
+    }
+    fn to_raw(&self) -> Raw {
+        Raw::List(self.0.iter().map(|(name, at)| format!("{name}://{at}")).collect())
+    }
+}
+
 /// The controllers that a new cluster starts with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Voters(pub BTreeMap<ControllerId, HostPort>);
@@ -407,6 +441,17 @@ mod tests {
         assert_eq!(Voters::from_raw(&voters.to_raw()), Ok(voters));
         assert!(Voters::from_text("1@a:9093,1@b:9093").unwrap_err().contains("twice"));
         assert!(Voters::from_text("a:9093").is_err());
+    }
+
+    #[test]
+    fn listeners_are_written_as_kafka_writes_them() {
+        let listeners = Listeners::from_text("internal://0.0.0.0:9094, EXTERNAL://[::1]:19094").unwrap();
+        assert_eq!(listeners.get("INTERNAL"), Some(&HostPort::new("0.0.0.0", 9094)));
+        assert_eq!(Listeners::from_raw(&listeners.to_raw()), Ok(listeners));
+        assert!(Listeners::from_text("A://h:1,a://h:2").unwrap_err().contains("twice"));
+        for bad in ["h:1", "://h:1", "A://h", "A B://h:1"] {
+            assert!(Listeners::from_text(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -169,6 +169,7 @@ mod tests {
             broker_epoch: EPOCH,
             client_endpoint: endpoint.clone(),
             internal_endpoint: endpoint,
+            listeners: Vec::new(),
             rack: None,
             fenced: false,
             shutting_down: false,

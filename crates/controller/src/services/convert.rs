@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use highwater_metadata::{
-    AlterPartition, AlteredPartition, CommandError, Endpoint, IsrMember, PartitionLogEnd, Registration,
+    AlterPartition, AlteredPartition, CommandError, Endpoint, IsrMember, NamedEndpoint, PartitionLogEnd, Registration,
 };
 use highwater_protocol::internal::{self, AlterPartitionResult, BrokerHeartbeat, RegisterBroker, TopicIdPartition};
 use highwater_protocol::{PartitionKey, ProtocolError, v1};
@@ -17,6 +17,8 @@ type Result<T> = std::result::Result<T, ProtocolError>;
 
 /// Partitions named in one message; more are nobody's.
 const PARTITIONS_MAX: usize = 200_000;
+/// Listeners of one broker.
+const LISTENERS_MAX: usize = 32;
 
 pub(super) fn registration(message: RegisterBroker) -> Result<Registration> {
     let incarnation = IncarnationId::from_slice(&message.incarnation_id).filter(|id| !id.is_nil());
@@ -28,10 +30,26 @@ pub(super) fn registration(message: RegisterBroker) -> Result<Registration> {
         cluster_id: Some(message.cluster_id).filter(|id| !id.is_empty()),
         client_endpoint: endpoint(message.client_endpoint, "client_endpoint")?,
         internal_endpoint: endpoint(message.internal_endpoint, "internal_endpoint")?,
+        listeners: listeners(message.listeners)?,
         rack: Some(message.rack).filter(|rack| !rack.is_empty()),
         clean_shutdown: message.clean_shutdown,
         previous_broker_epoch: BrokerEpoch::new(message.previous_broker_epoch),
     })
+}
+
+fn listeners(named: Vec<internal::NamedEndpoint>) -> Result<Vec<NamedEndpoint>> {
+    if named.len() > LISTENERS_MAX {
+        return Err(ProtocolError::Value { field: "listeners", value: named.len() as i64 });
+    }
+    let mut listeners: Vec<NamedEndpoint> = Vec::with_capacity(named.len());
+    for internal::NamedEndpoint { name, endpoint } in named {
+        if name.is_empty() || listeners.iter().any(|other| other.name == name) {
+            return Err(ProtocolError::Missing("listeners.name, another one for each"));
+        }
+        let endpoint = endpoint.ok_or(ProtocolError::Missing("listeners.endpoint")).and_then(endpoint_of)?;
+        listeners.push(NamedEndpoint { name, endpoint });
+    }
+    Ok(listeners)
 }
 
 pub(super) fn endpoint_of(endpoint: v1::Endpoint) -> Result<Endpoint> {

@@ -51,6 +51,7 @@ pub(super) fn register(image: &ClusterImage, registration: &Registration) -> Res
         broker_epoch: image.next_broker_epoch.0,
         client_endpoint: registration.client_endpoint.clone(),
         internal_endpoint: registration.internal_endpoint.clone(),
+        listeners: registration.listeners.clone(),
         rack: registration.rack.clone(),
         fenced: true,
         shutting_down: false,

@@ -84,6 +84,7 @@ impl Cluster {
             cluster_id: had_storage.then(|| "c".to_owned()),
             client_endpoint: Endpoint::new("host", 9092),
             internal_endpoint: Endpoint::new("host", 9092),
+            listeners: Vec::new(),
             rack: None,
             clean_shutdown: clean.is_some(),
             previous_broker_epoch: clean.unwrap_or(BrokerEpoch::NONE),

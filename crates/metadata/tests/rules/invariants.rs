@@ -78,6 +78,7 @@ fn command(image: &ClusterImage, step: &Step, incarnation: u128) -> Option<Comma
             cluster_id: had_storage.then(|| "c".to_owned()),
             client_endpoint: Endpoint::new("h", 1),
             internal_endpoint: Endpoint::new("h", 2),
+            listeners: Vec::new(),
             rack: Some((broker % 2).to_string()),
             clean_shutdown: clean,
             previous_broker_epoch: if clean { epoch(broker) } else { BrokerEpoch::NONE },

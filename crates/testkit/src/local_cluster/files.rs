@@ -14,6 +14,9 @@ use super::{ClusterError, LocalClusterConfig, ports};
 pub struct Layout {
     controllers: BTreeMap<u64, u16>,
     brokers: BTreeMap<u32, u16>,
+    /// The ports for Kafka clients, by broker.
+    #[serde(default)]
+    kafka: BTreeMap<u32, u16>,
     /// Controllers that were added to the running cluster, rather than being there at its start.
     #[serde(default)]
     joined: BTreeSet<u64>,
@@ -51,6 +54,14 @@ impl Layout {
                 let wanted = first.and_then(|port| port.checked_add(u16::try_from(id - 1).ok()?));
                 let port = layout.port(wanted)?;
                 layout.brokers.insert(id, port);
+            }
+        }
+        for id in 1..=config.brokers {
+            if !layout.kafka.contains_key(&id) {
+                // Two hundred up from the brokers' own.
+                let wanted = first.and_then(|port| port.checked_add(u16::try_from(id + 199).ok()?));
+                let port = layout.port(wanted)?;
+                layout.kafka.insert(id, port);
             }
         }
         for id in 1..=u64::from(config.controllers) {
@@ -93,6 +104,7 @@ impl Layout {
         let has_small_disk = config.small_disks.contains_key(&id);
         let mut node = Node::new(id, port, self.advertised(port), dir);
         node.has_small_disk = has_small_disk;
+        node.kafka_port = self.kafka_port(id);
         node
     }
 
@@ -108,7 +120,8 @@ impl Layout {
     }
 
     fn port(&self, wanted: Option<u16>) -> Result<u16, ClusterError> {
-        let taken: BTreeSet<u16> = self.nodes().map(|(_, port)| port).chain(self.proxies.values().copied()).collect();
+        let others = self.proxies.values().chain(self.kafka.values()).copied();
+        let taken: BTreeSet<u16> = self.nodes().map(|(_, port)| port).chain(others).collect();
         match wanted {
             Some(port) if !taken.contains(&port) && ports::is_free(port) => Ok(port),
             _ => ports::free_port(&taken).map_err(ClusterError::Ports),
@@ -132,6 +145,14 @@ impl Layout {
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, u16)> {
         let controllers = self.controllers.iter().map(|(id, port)| (NodeId::controller(*id), *port));
         controllers.chain(self.brokers.iter().map(|(id, port)| (NodeId::broker(*id), *port)))
+    }
+
+    /// Where a broker listens for Kafka clients.
+    pub fn kafka_port(&self, id: NodeId) -> Option<u16> {
+        match id {
+            NodeId::Broker(id) => self.kafka.get(&id.get()).copied(),
+            NodeId::Controller(_) => None,
+        }
     }
 
     /// Writes `cluster.json` and the nodes' folders and configurations.
@@ -186,6 +207,9 @@ impl Layout {
                 set("broker", "listen", listen);
                 if let Some(advertised) = advertised {
                     set("broker", "advertised", advertised);
+                }
+                if let Some(port) = node.kafka_port {
+                    set("kafka", "listeners", toml_list([format!("PLAINTEXT://127.0.0.1:{port}")].into_iter()));
                 }
                 set("broker", "data_dirs", format!("[{data_dir}]"));
                 let all = self.controllers.values().map(|port| format!("127.0.0.1:{}", reached(port)));

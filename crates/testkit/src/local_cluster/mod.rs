@@ -224,6 +224,12 @@ impl LocalCluster {
         brokers.map(|(_, node)| format!("127.0.0.1:{}", node.advertised)).collect::<Vec<_>>().join(",")
     }
 
+    /// Where Kafka clients connect: every broker, separated by commas.
+    pub fn kafka_bootstrap(&self) -> String {
+        let ports = self.nodes.values().filter_map(Node::kafka_port);
+        ports.map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
     /// Starts every node that doesn't run; controllers first, which saves the brokers a retry.
     pub fn start_all(&mut self) -> Result<(), ClusterError> {
         for (id, node) in self.nodes.iter_mut().filter(|(_, node)| !node.was_started()) {

@@ -67,6 +67,8 @@ pub struct Node {
     pub(super) port: u16,
     /// Where others reach it: a proxy's port, or the same.
     pub(super) advertised: u16,
+    /// Where it listens for Kafka clients.
+    pub(super) kafka_port: Option<u16>,
     pub(super) dir: PathBuf,
     /// Whether its data is on a file system of its own, mounted in its folder.
     pub(super) has_small_disk: bool,
@@ -77,7 +79,8 @@ pub struct Node {
 
 impl Node {
     pub(super) fn new(id: NodeId, port: u16, advertised: u16, cluster_dir: &Path) -> Self {
-        Self { id, port, advertised, dir: cluster_dir.join(id.folder()), has_small_disk: false, child: None }
+        let dir = cluster_dir.join(id.folder());
+        Self { id, port, advertised, kafka_port: None, dir, has_small_disk: false, child: None }
     }
 
     /// Where it listens.
@@ -87,6 +90,10 @@ impl Node {
     /// Where others reach it.
     pub fn advertised_port(&self) -> u16 {
         self.advertised
+    }
+    /// Where it listens for Kafka clients; a controller does not.
+    pub fn kafka_port(&self) -> Option<u16> {
+        self.kafka_port
     }
     pub fn config_path(&self) -> PathBuf {
         self.dir.join("highwater.toml")

@@ -25,6 +25,7 @@ fn config(controllers: &[Endpoint], broker: u32) -> LinkConfig {
         controllers: controllers.to_vec(),
         client_endpoint: Endpoint::new("127.0.0.1", 9),
         internal_endpoint: Endpoint::new("127.0.0.1", 9),
+        listeners: Vec::new(),
         rack: None,
         cluster_id: None,
         clean_shutdown: None,

@@ -120,6 +120,7 @@ impl Cluster {
             broker_epoch: epoch_of(id),
             client_endpoint: endpoint.clone(),
             internal_endpoint: endpoint,
+            listeners: Vec::new(),
             rack: None,
             fenced: false,
             shutting_down: false,

@@ -132,7 +132,8 @@ pub fn print_cluster(cluster: &LocalCluster) -> Outcome {
     line("  highwater cluster describe")?;
     line("  highwater topic create orders --partitions 6")?;
     line("  highwater produce orders        # a line is a record; Ctrl-D ends")?;
-    line("  highwater consume orders")
+    line("  highwater consume orders")?;
+    line(format!("Kafka clients connect to:\n  bootstrap.servers={}", cluster.kafka_bootstrap()))
 }
 
 /// SIGINT or SIGTERM.

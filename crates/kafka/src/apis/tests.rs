@@ -1,0 +1,134 @@
+//! The layouts, held against the encoder of the protocol's crate: each walks exactly what a client sends.
+
+use bytes::BytesMut;
+use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::*;
+
+use super::*;
+
+fn text(text: &'static str) -> StrBytes {
+    StrBytes::from_static_str(text)
+}
+
+/// `build` makes a request with something in every field that the version has.
+pub(crate) fn walks<M: Encodable + Decodable>(key: ApiKey, build: impl Fn(i16) -> M) {
+    let api = APIS.iter().find(|api| api.key == key).expect("it is in the table");
+    for version in api.first..=api.last {
+        let mut bytes = BytesMut::new();
+        build(version).encode(&mut bytes, version).unwrap_or_else(|error| panic!("{key:?} {version}: {error}"));
+        let walked = api.layout.check(version, &bytes);
+        assert_eq!(walked, Ok(bytes.len()), "{key:?} version {version}");
+        let flexible = api.key.request_header_version(version) == 2;
+        assert_eq!(api.layout.is_flexible(version), flexible, "{key:?} version {version}");
+        for cut in 0..bytes.len() {
+            assert!(api.layout.check(version, &bytes[..cut]).is_err(), "{key:?} version {version} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn produce_requests_are_walked_to_their_end() {
+    walks(ApiKey::Produce, |version| {
+        let data = PartitionProduceData::default().with_index(1).with_records(Some(Bytes::from_static(b"abc")));
+        let topic = TopicProduceData::default().with_partition_data(vec![data.clone(), data.with_records(None)]);
+        let topic = match version {
+            ..13 => topic.with_name(text("t").into()),
+            _ => topic.with_topic_id(uuid::Uuid::from_u128(7)),
+        };
+        ProduceRequest::default().with_transactional_id(Some(text("id").into())).with_topic_data(vec![topic])
+    });
+}
+
+#[test]
+fn fetch_requests_are_walked_to_their_end() {
+    walks(ApiKey::Fetch, |version| {
+        let mut partition =
+            FetchPartition::default().with_partition(1).with_fetch_offset(9).with_partition_max_bytes(5);
+        let (mut topic, mut forgotten) = (FetchTopic::default(), ForgottenTopic::default());
+        if version < 13 {
+            topic.topic = text("t").into();
+            forgotten.topic = text("t").into();
+        } else {
+            topic.topic_id = uuid::Uuid::from_u128(7);
+            forgotten.topic_id = uuid::Uuid::from_u128(8);
+        }
+        if version >= 17 {
+            partition.replica_directory_id = uuid::Uuid::from_u128(9);
+        }
+        if version >= 18 {
+            partition.high_watermark = 5;
+        }
+        let mut request = FetchRequest::default().with_topics(vec![topic.with_partitions(vec![partition])]);
+        if version >= 7 {
+            request.forgotten_topics_data = vec![forgotten.with_partitions(vec![1, 2])];
+        }
+        if version >= 11 {
+            request.rack_id = text("rack");
+        }
+        if version >= 12 {
+            request.cluster_id = Some(text("cluster"));
+        }
+        if version >= 15 {
+            request.replica_state = ReplicaState::default().with_replica_id(3.into()).with_replica_epoch(4);
+        }
+        request
+    });
+}
+
+#[test]
+fn requests_of_the_other_apis_are_walked_to_their_end() {
+    walks(ApiKey::ListOffsets, |_| {
+        let partition = ListOffsetsPartition::default().with_partition_index(1).with_timestamp(-1);
+        let topic = ListOffsetsTopic::default().with_name(text("t").into()).with_partitions(vec![partition]);
+        ListOffsetsRequest::default().with_topics(vec![topic])
+    });
+    walks(ApiKey::Metadata, |version| {
+        let topic = MetadataRequestTopic::default().with_name(Some(text("t").into()));
+        MetadataRequest::default()
+            .with_topics(Some(vec![topic.clone(), topic]))
+            .with_allow_auto_topic_creation(true)
+            .with_include_topic_authorized_operations(version >= 8)
+    });
+    walks(ApiKey::Metadata, |version| MetadataRequest::default().with_topics((version == 0).then(Vec::new)));
+    walks(ApiKey::FindCoordinator, |version| match version {
+        ..4 => FindCoordinatorRequest::default().with_key(text("g")),
+        _ => FindCoordinatorRequest::default().with_coordinator_keys(vec![text("g"), text("h")]),
+    });
+    walks(ApiKey::ApiVersions, |version| match version {
+        ..3 => ApiVersionsRequest::default(),
+        _ => ApiVersionsRequest::default().with_client_software_name(text("n")).with_client_software_version(text("1")),
+    });
+    walks(ApiKey::InitProducerId, |_| InitProducerIdRequest::default().with_transactional_id(Some(text("t").into())));
+    walks(ApiKey::OffsetForLeaderEpoch, |_| {
+        let topic = OffsetForLeaderTopic::default().with_topic(text("t").into());
+        let topic = topic.with_partitions(vec![OffsetForLeaderPartition::default().with_partition(1)]);
+        OffsetForLeaderEpochRequest::default().with_topics(vec![topic])
+    });
+    walks(ApiKey::DescribeCluster, |_| DescribeClusterRequest::default());
+}
+
+#[test]
+fn the_table_has_no_api_twice_and_no_version_that_the_crate_can_not_read() {
+    let mut keys: Vec<_> = SUPPORTED.iter().map(|api| api.key).collect();
+    keys.dedup();
+    assert!(keys.is_sorted(), "by number, which also shows one that is there twice: {keys:?}");
+    assert_eq!(keys.len(), SUPPORTED.len());
+    for api in SUPPORTED {
+        let known = ApiKey::try_from(api.key).expect("a key").valid_versions();
+        assert!(known.min <= api.first && api.last <= known.max, "{api:?} of {known}");
+    }
+}
+
+#[test]
+fn a_newer_apiversions_is_answered_with_the_list_in_the_oldest_form() {
+    let mut frame = unsupported(77).expect("it can be encoded").slice(4..);
+    assert_eq!(bytes::Buf::get_i32(&mut frame), 77);
+    let answer = ApiVersionsResponse::decode(&mut frame, 0).expect("version 0");
+    assert_eq!(answer.error_code, 35);
+    assert_eq!(answer.api_keys.len(), SUPPORTED.len());
+}

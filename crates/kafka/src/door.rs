@@ -1,0 +1,94 @@
+//! The listeners, and what their connections share.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use highwater_broker::{BrokerApi, DoorListener};
+use highwater_metadata::{BrokerState, ClusterImage, Endpoint};
+use highwater_types::BrokerId;
+use tokio::task::JoinSet;
+
+use crate::apis::fetch::session::Sessions;
+use crate::connection;
+use crate::frame::HANDSHAKE_BYTES;
+
+/// Settings of the door.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// Whether a client's question about a topic that is not there makes it, if the client allows it.
+    pub auto_create_topics: bool,
+    /// The largest request.
+    pub request_bytes_max: usize,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self { auto_create_topics: false, request_bytes_max: 100 << 20 }
+    }
+}
+
+/// What the connections of one listener share.
+pub(crate) struct Door {
+    pub api: BrokerApi,
+    pub config: KafkaConfig,
+    /// Of all listeners.
+    pub sessions: Arc<Sessions>,
+    /// The listener's name: clients are told of the endpoints of that name.
+    pub listener: String,
+}
+
+impl Door {
+    /// Where clients of this listener reach a broker.
+    pub(crate) fn endpoint<'a>(&self, broker: &'a BrokerState) -> Option<&'a Endpoint> {
+        broker.listener(&self.listener)
+    }
+
+    /// The same, of a broker that is up.
+    pub(crate) fn endpoint_of<'a>(&self, image: &'a ClusterImage, broker: BrokerId) -> Option<&'a Endpoint> {
+        image.broker(broker).filter(|broker| !broker.fenced).and_then(|broker| self.endpoint(broker))
+    }
+}
+
+/// The door, for [`ExtraServices::with_door`](highwater_broker::ExtraServices::with_door): runs until the broker stops and
+/// what its clients are owed is answered.
+pub fn serve(config: KafkaConfig, api: BrokerApi, listeners: Vec<DoorListener>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let sessions = Arc::default();
+        let mut listening = JoinSet::new();
+        for DoorListener { name, listener } in listeners {
+            tracing::info!(listener = name, port = listener.port(), "listening for Kafka clients");
+            let door = Arc::new(Door {
+                api: api.clone(),
+                config: config.clone(),
+                sessions: Arc::clone(&sessions),
+                listener: name,
+            });
+            let connections = api.connections(listener, HANDSHAKE_BYTES);
+            listening.spawn(accept(door, connections));
+        }
+        while listening.join_next().await.is_some() {}
+    })
+}
+
+async fn accept(
+    door: Arc<Door>,
+    connections: impl futures::Stream<Item = std::io::Result<highwater_broker::GuardedIo>> + Send,
+) {
+    let mut connections = std::pin::pin!(connections);
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = door.api.core.stopping.cancelled() => break,
+            // Those that ended make room.
+            Some(_) = open.join_next(), if !open.is_empty() => {}
+            accepted = connections.next() => match accepted {
+                Some(Ok(io)) => _ = open.spawn(connection::serve(io, Arc::clone(&door))),
+                Some(Err(error)) => tracing::debug!(%error, "a connection was not accepted"),
+                None => break,
+            },
+        }
+    }
+    while open.join_next().await.is_some() {}
+}
