@@ -169,6 +169,7 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
     let record = |value: u32| v1::PublishRecord {
         value: Some(value.to_string().into()),
         partition: Some(0),
+        timestamp_ms: Some(1_800_000_000_000),
         ..Default::default()
     };
     let publish = v1::PublishRequest {
@@ -211,7 +212,7 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
         }
     }
     for version in range[&2].0..=range[&2].1 {
-        // What came by gRPC has the time of now.
+        // Of those that came by gRPC, which have one time.
         let largest = all.len() as i64 - 10;
         for (timestamp, offset) in [(-1, all.len() as i64), (-2, 0), (1_700_000_000_003, 3), (-3, largest)] {
             let asked = ListOffsetsPartition::default().with_partition_index(0).with_timestamp(timestamp);
