@@ -109,7 +109,11 @@ fn values_of(records: &Bytes) -> Vec<u32> {
     let batches = split(records.clone()).expect("whole batches");
     let records = batches.iter().flat_map(|batch| batch.records(1 << 20).expect("records"));
     let value = |record: highwater_record::Record| record.value.expect("a value");
-    records.map(|record| String::from_utf8(value(record.expect("sound")).to_vec()).unwrap().parse().unwrap()).collect()
+    records
+        .map(|record| {
+            String::from_utf8(value(record.expect("sound")).to_vec()).expect("text").parse().expect("a number")
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +138,7 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
         let asked = MetadataRequestTopic::default().with_name(Some(name(TOPIC)));
         let metadata = kafka.call(version, &MetadataRequest::default().with_topics(Some(vec![asked]))).await;
         assert_eq!(metadata.brokers.len(), 3, "version {version}");
-        let port = scene.cluster.node(broker(leader)).unwrap().kafka_port().unwrap();
+        let port = scene.cluster.node(broker(leader)).expect("there").kafka_port().expect("there");
         let described = metadata.brokers.iter().find(|it| it.node_id.0 as u32 == leader.get()).expect("the leader");
         assert_eq!((&*described.host, described.port), ("127.0.0.1", i32::from(port)));
         let topic = &metadata.topics[0];
@@ -164,7 +168,7 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
     }
 
     // By the native door.
-    let grpc = scene.cluster.node(broker(leader)).unwrap().port();
+    let grpc = scene.cluster.node(broker(leader)).expect("there").port();
     let mut thin = RecordsClient::connect(format!("http://127.0.0.1:{grpc}")).await.expect("it listens");
     let record = |value: u32| v1::PublishRecord {
         value: Some(value.to_string().into()),
@@ -181,11 +185,11 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
     assert_eq!(published.results.len(), 10);
     let all: Vec<u32> = (0..next + 10).collect();
     let mut answers =
-        thin.read(v1::ReadRequest { topic: TOPIC.to_owned(), ..Default::default() }).await.unwrap().into_inner();
+        thin.read(v1::ReadRequest { topic: TOPIC.to_owned(), ..Default::default() }).await.expect("there").into_inner();
     let mut read = Vec::new();
     while let Some(answer) = timeout(SOON, answers.message()).await.expect("an answer").expect("it can be read") {
-        let value = |record: v1::ReadRecord| String::from_utf8(record.value.expect("a value").to_vec()).unwrap();
-        read.extend(answer.records.into_iter().map(|it| value(it).parse::<u32>().unwrap()));
+        let value = |record: v1::ReadRecord| String::from_utf8(record.value.expect("a value").to_vec()).expect("there");
+        read.extend(answer.records.into_iter().map(|it| value(it).parse::<u32>().expect("there")));
     }
     assert_eq!(read, all, "by gRPC, what both doors took");
 
@@ -247,7 +251,7 @@ async fn a_long_poll_ends_with_the_first_record_and_a_session_tells_only_what_is
     let stored = writer.call(9, &produce(-1, batch(0..3))).await;
     assert_eq!(stored.responses[0].partition_responses[0].error_code, 0);
     let woken = reader.receive::<FetchRequest>(12, 3).await;
-    assert_eq!(values_of(woken.responses[0].partitions[0].records.as_ref().unwrap()), [0, 1, 2]);
+    assert_eq!(values_of(woken.responses[0].partitions[0].records.as_ref().expect("there")), [0, 1, 2]);
     let stale = reader.call(12, &go_on(2, 0)).await;
     assert_eq!(stale.error_code, 71, "the epoch was used");
 
