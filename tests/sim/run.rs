@@ -1,6 +1,7 @@
 //! One run of the simulation under one seed.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -95,6 +96,7 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
     story.tell_at(start, "the load begins");
     let mut wreckage = Wreckage::new(world, nodes, workloads::hosts());
     let mut coming = task.schedule().events(task.only.as_ref()).into_iter().peekable();
+    let is_calm = coming.peek().is_none();
     let mut is_over = false;
     loop {
         while let Some((_, number, fault)) = coming.next_if(|(at, ..)| start + *at <= sim.elapsed()) {
@@ -118,6 +120,10 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         if !is_over && sim.elapsed() >= start + task.load {
             story.tell_at(sim.elapsed(), "the load ends");
             work.stop();
+            if is_calm {
+                // Nothing had to heal: signs of life are looked for from here on.
+                history.record_at(sim.elapsed(), Event::Healed);
+            }
             is_over = true;
         }
         if step(&mut sim, progress, &history) {
@@ -131,17 +137,25 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
 
 fn step(sim: &mut turmoil::Sim<'_>, progress: &Progress, history: &History) -> bool {
     progress.is_at(sim.elapsed());
-    sim.step().unwrap_or_else(|error| give_up(sim.elapsed(), &*error, history))
+    match catch_unwind(AssertUnwindSafe(|| sim.step())) {
+        Ok(Ok(is_over)) => is_over,
+        Ok(Err(error)) => {
+            let at = sim.elapsed().as_secs_f64();
+            give_up(
+                history,
+                &format!("at {at:.3} s: {error}"),
+                &format!("\n liveness\n  NotRecovered (at {at:.3} s): {error}"),
+            )
+        }
+        // Where, and why, is printed already.
+        Err(_) => give_up(history, &format!("at {:?}: a panic", sim.elapsed()), ""),
+    }
 }
 
 /// The work could not be done to its end. What was seen until then may tell why.
-fn give_up(at: Duration, error: &dyn std::error::Error, history: &History) -> ! {
+fn give_up(history: &History, why: &str, also: &str) -> ! {
     let mut report = oracle::check(&history.events(), &Expectations::default());
     // Nobody is left to be answered.
     report.violations.retain(|violation| violation.anomaly != Anomaly::Unanswered);
-    let at = at.as_secs_f64();
-    panic!(
-        "at {at:.3} s: {error}; {report}\n liveness\n  NotRecovered (at {at:.3} s): {error}\n{}",
-        history.left_in_a_file()
-    )
+    panic!("{why}; {report}{also}\n{}", history.left_in_a_file())
 }

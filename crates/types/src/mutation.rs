@@ -80,7 +80,7 @@ mutations! {
         "only the last batch of each producer is remembered";
     DuplicateStoredAgain = "duplicate-stored-again", "T29", "P3",
         "a batch that comes again is appended again";
-    DuplicateGetsNewOffset = "duplicate-gets-new-offset", "T31", "P1 P2",
+    DuplicateGetsNewOffset = "duplicate-gets-new-offset", "T31", "P1 P2 P6",
         "a batch that comes again is answered with the log's end, not with where it is";
     FollowersLearnNoProducers = "followers-learn-no-producers", "T30", "P3 P4",
         "only the leader learns of producers as it appends";
@@ -98,13 +98,13 @@ mutations! {
         "a partition takes records of a producer epoch that is over, and the coordinator a transaction of one";
     OpenTransactionInherited = "open-transaction-inherited", "T35", "P4",
         "a producer that takes over goes on in the transaction that the one before left open";
-    OffsetsCommittedAtOnce = "offsets-committed-at-once", "T37", "P4 P5",
+    OffsetsCommittedAtOnce = "offsets-committed-at-once", "T37", "P4 P5 L",
         "offsets in a transaction count before it is committed";
     ServeBeforeLoaded = "serve-before-loaded", "T38", "P4 P5",
         "a coordinator serves before it has read its log";
     AnswerUncommitted = "answer-uncommitted", "T39", "P4 P5",
         "a coordinator answers before what the answer rests on is committed";
-    CoordinatorNotFenced = "coordinator-not-fenced", "T38", "P4 P5",
+    CoordinatorNotFenced = "coordinator-not-fenced", "T38", "P4 P5 L",
         "a coordinator goes on with what it knew in an earlier leader epoch";
     CommitNotFenced = "commit-not-fenced", "T40", "P5",
         "offsets of whoever commits are taken, a member of the group or not";

@@ -15,6 +15,11 @@ use crate::history::{Event, History, RecordId, Removal, checksum, payload};
 const KEYS: u64 = 20;
 /// Every so-manieth write deletes its key. No divisor of `KEYS`, so that all keys have their turn.
 const DELETION: u64 = 7;
+/// Of so many writes, two go to keys that are written once and stay, and one of these is deleted so many writes later, for ever: what
+/// becomes of keys to which nothing comes any more would not be seen in others.
+const ROUND: u64 = 20;
+const ONCE: [u64; 2] = [3, 13];
+const DELETED_AFTER: u64 = 505;
 
 /// The topic, compacted often.
 pub fn topic(name: &str, partitions: u32, replicas: u32) -> NewTopic {
@@ -30,6 +35,16 @@ pub fn topic(name: &str, partitions: u32, replicas: u32) -> NewTopic {
 /// That it is such a topic.
 pub fn described(name: &str) -> Event {
     Event::Topic { topic: name.into(), synced: true, removal: Removal::Compaction, dense: false }
+}
+
+/// The key of a write, and whether it deletes it.
+fn place_of(number: u64) -> (String, bool) {
+    let once = |number| format!("once-{number}");
+    match number.checked_sub(DELETED_AFTER).filter(|before| before % ROUND == ONCE[0]) {
+        Some(before) => (once(before), true),
+        None if ONCE.contains(&(number % ROUND)) => (once(number), false),
+        None => ((number % KEYS).to_string(), number.is_multiple_of(DELETION)),
+    }
 }
 
 /// Writes, as `writer`, to keys of its own, a few at a time but one to a key, until told to stop.
@@ -51,8 +66,8 @@ pub async fn write(
         for _ in 0..5 {
             number += 1;
             let id = RecordId { writer, number };
-            let key = format!("{writer}-{}", number % KEYS);
-            let tombstone = number.is_multiple_of(DELETION);
+            let (key, tombstone) = place_of(number);
+            let key = format!("{writer}-{key}");
             let value = (!tombstone).then(|| payload(id, 24));
             history.record(Event::Sent {
                 id,
@@ -76,5 +91,25 @@ pub async fn write(
             };
             settled(&history, id, Arc::clone(&topic), result);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn some_keys_are_written_once_and_some_of_them_deleted_and_no_more_said_of_them() {
+        let mut writes: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+        for (key, tombstone) in (1..=2_000).map(place_of) {
+            writes.entry(key).or_default().push(tombstone);
+        }
+        let once: Vec<_> =
+            writes.iter().filter(|(key, _)| key.starts_with("once-")).map(|(_, writes)| &writes[..]).collect();
+        assert!(once.iter().all(|writes| [&[false][..], &[false, true]].contains(writes)), "{once:?}");
+        assert!(once.iter().filter(|writes| writes.len() == 2).count() > 50);
+        assert!(writes.iter().filter(|(key, _)| !key.starts_with("once-")).all(|(_, writes)| writes.contains(&true)));
     }
 }

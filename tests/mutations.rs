@@ -1,0 +1,230 @@
+//! The test of the tests: each deliberate bug of `types::mutation` must be caught by the simulated cluster, as a broken promise, and
+//! without it the same seeds must hold. A bug that is not caught means that a fault, a workload or a checker is missing.
+//!
+//! `cargo test -p highwater-tests --profile sim --features mutations --test mutations`; with `HIGHWATER_MUTATION=<name>` one alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use highwater_types::mutation::Mutation;
+
+/// Runs at a time.
+const JOBS: usize = 2;
+
+/// Under what a bug shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Setup {
+    /// Kinds of faults to draw from.
+    faults: &'static str,
+    /// What clients do.
+    workloads: &'static str,
+    /// Tried one after the other until the bug is caught.
+    seeds: &'static [u64],
+}
+
+const fn setup(faults: &'static str, workloads: &'static str, seeds: &'static [u64]) -> Option<Setup> {
+    Some(Setup { faults, workloads, seeds })
+}
+
+/// The faults and the work without which a bug does not show, and seeds that are known to have enough of them. `None`: a gap of the
+/// simulation, which `docs/verification.md` names.
+const fn setup_of(mutation: Mutation) -> Option<Setup> {
+    use Mutation as M;
+    match mutation {
+        M::FolderNotSynced => setup("power", "none", &[1]),
+        M::ReadAboveHighWatermark => setup("crash,network", "none", &[3]),
+        M::DuplicateStoredAgain | M::DuplicateGetsNewOffset => setup("crash,network", "none", &[1]),
+        M::FollowersLearnNoProducers => setup("crash", "none", &[2]),
+        M::ForgetProducersOnRestart | M::MarkerForgotten => setup("crash", "transactions", &[1]),
+        M::ForgetProducersOnRetention => setup("crash,network", "trims", &[1]),
+        M::OldProducerTaken | M::OpenTransactionInherited => setup("members", "zombies", &[1]),
+        M::OffsetsCommittedAtOnce => setup("members", "pipeline", &[1]),
+        M::ServeBeforeLoaded => setup("crash", "pipeline", &[1]),
+        M::PartitionGivenTwice => setup("members", "none", &[1]),
+        M::EntriesNotSynced => setup("power", "none", &[2]),
+        M::CompactionDropsNewest => setup("crash", "table", &[1]),
+        M::TruncateByHighWatermark
+        | M::SkipDivergenceCheck
+        | M::ForgetProducersOnTruncation
+        | M::EpochsNotTruncated
+        | M::TrustIsr
+        | M::BrokerEpochNotChecked
+        | M::JoinWithoutCatchingUp
+        | M::ForgetMaximalIsr
+        | M::IsrNotCompared
+        | M::CommitBelowMinIsr
+        | M::MinIsrNotChecked
+        | M::ElectOutsideIsr
+        | M::UncleanUnasked
+        | M::IdFromName
+        | M::SuccessWhenDeposed
+        | M::RefusalWhenDeposed
+        | M::DedupWindowOfOne
+        | M::StableOffByOne
+        | M::AbortedNotListed
+        | M::AnswerUncommitted
+        | M::CoordinatorNotFenced
+        | M::CommitNotFenced
+        | M::AckBeforeSync
+        | M::FailedSyncForgotten
+        | M::VoteNotSynced
+        | M::DamageCutSilently
+        | M::CrcNotChecked
+        | M::TombstonesGoAtOnce => None,
+    }
+}
+
+/// How one run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum End {
+    Held,
+    /// Broken promises, and by which anomalies of each.
+    Broke(BTreeMap<String, BTreeSet<String>>),
+    /// Something else went wrong.
+    Other(String),
+}
+
+fn run(mutation: Option<Mutation>, faults: &str, workloads: &str, seed: u64) -> (End, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_highwater-sim"));
+    command.args(["--seed", &seed.to_string(), "--faults", faults, "--workloads", workloads, "--no-shrink"]);
+    command.env_remove("HIGHWATER_MUTATION");
+    if let Some(mutation) = mutation {
+        command.args(["--mutation", mutation.name()]);
+    }
+    let output = command.output().expect("highwater-sim starts");
+    let text = text(&output);
+    (end(&output, &text), text)
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
+}
+
+/// The oracle's report has a line for each promise, and under it, farther in, one for each violation: `Anomaly (at ...): ...`.
+fn end(output: &Output, text: &str) -> End {
+    if output.status.success() {
+        return End::Held;
+    }
+    let mut broke: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut promise = None;
+    for line in text.lines() {
+        let inner = line.trim_start();
+        let indent = line.len() - inner.len();
+        let word = inner.split([' ', '(']).next().unwrap_or_default();
+        match indent {
+            1 if matches!(word, "P1" | "P2" | "P3" | "P4" | "P5" | "P6") => promise = Some(word),
+            1 if word == "liveness" => promise = Some("L"),
+            2 if inner.contains(" (at ") => {
+                if let Some(promise) = promise {
+                    broke.entry(promise.to_owned()).or_default().insert(word.to_owned());
+                }
+            }
+            _ => promise = None,
+        }
+    }
+    // A workload that is given an error with which it can't go on.
+    if text.contains("panicked at crates/testkit/src/workloads") {
+        broke.entry("L".to_owned()).or_default().insert("WorkloadGaveUp".to_owned());
+    }
+    match broke.is_empty() {
+        true => {
+            End::Other(text.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"))
+        }
+        false => End::Broke(broke),
+    }
+}
+
+/// What became of one bug.
+struct Caught {
+    mutation: Mutation,
+    by: BTreeMap<String, BTreeSet<String>>,
+    seed: u64,
+    runs: usize,
+    took: Duration,
+}
+
+impl fmt::Display for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by: Vec<String> = self
+            .by
+            .iter()
+            .map(|(promise, by)| format!("{promise} {}", by.iter().cloned().collect::<Vec<_>>().join(", ")))
+            .collect();
+        let Self { mutation, seed, runs, took, .. } = self;
+        let (name, trap, promises) = (mutation.name(), mutation.trap(), mutation.promises());
+        write!(
+            f,
+            "| {name} | {trap} | {promises} | {} | {seed} | {runs} | {:.1} s |",
+            by.join("; "),
+            took.as_secs_f64()
+        )
+    }
+}
+
+fn hunt((mutation, setup): (Mutation, Setup)) -> Result<Caught, String> {
+    let Setup { faults, workloads, seeds } = setup;
+    let began = Instant::now();
+    let mut ends = Vec::new();
+    for (runs, &seed) in seeds.iter().enumerate() {
+        let (end, _) = run(Some(mutation), faults, workloads, seed);
+        match end {
+            // Not merely anything: a promise that the bug is said to break.
+            End::Broke(by) if by.keys().any(|promise| mutation.promises().split(' ').any(|one| one == promise)) => {
+                return Ok(Caught { mutation, by, seed, runs: runs + 1, took: began.elapsed() });
+            }
+            end => ends.push(format!("seed {seed}: {end:?}")),
+        }
+    }
+    Err(format!("{} ({}) was not caught:\n{}", mutation.name(), mutation.what(), ends.join("\n")))
+}
+
+fn chosen() -> Vec<(Mutation, Setup)> {
+    let only = std::env::var("HIGHWATER_MUTATION").ok();
+    let is_chosen = |one: &&Mutation| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == one.name()));
+    Mutation::ALL.iter().filter(is_chosen).filter_map(|one| Some((*one, setup_of(*one)?))).collect()
+}
+
+/// Does `work` to each, some at a time.
+fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let items = Mutex::new(items.into_iter());
+    let one_after_the_other = || {
+        let next = || items.lock().expect("no worker panics with it").next();
+        std::iter::from_fn(next).map(&work).collect::<Vec<R>>()
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..JOBS).map(|_| scope.spawn(&one_after_the_other)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker")).collect()
+    })
+}
+
+#[test]
+fn the_simulation_catches_every_deliberate_bug() {
+    let mut hunts = side_by_side(chosen(), hunt);
+    hunts.sort_by_key(|hunt| hunt.as_ref().map(|caught| caught.mutation).ok());
+    let (caught, missed): (Vec<_>, Vec<_>) = hunts.into_iter().partition(Result::is_ok);
+    println!("| mutation | trap | promises | caught by | seed | runs | took |\n|---|---|---|---|---|---|---|");
+    caught.iter().flatten().for_each(|caught| println!("{caught}"));
+    let gaps: Vec<&str> = Mutation::ALL.iter().filter(|one| setup_of(**one).is_none()).map(|one| one.name()).collect();
+    println!("gaps: {}", gaps.join(", "));
+    let missed: Vec<String> = missed.into_iter().filter_map(Result::err).collect();
+    assert!(missed.is_empty(), "{} not caught:\n{}", missed.len(), missed.join("\n"));
+}
+
+/// Or it would not be the bug that was caught.
+#[test]
+fn without_a_bug_the_same_seeds_hold() {
+    let setups: BTreeSet<Setup> = chosen().into_iter().map(|(_, setup)| setup).collect();
+    let runs: BTreeSet<(&str, &str, u64)> = setups
+        .into_iter()
+        .flat_map(|setup| setup.seeds.iter().map(move |seed| (setup.faults, setup.workloads, *seed)))
+        .collect();
+    let ends = side_by_side(runs.into_iter().collect(), |(faults, workloads, seed)| {
+        let (end, text) = run(None, faults, workloads, seed);
+        (end != End::Held).then(|| format!("--seed {seed} --faults {faults} --workloads {workloads}:\n{text}"))
+    });
+    let failed: Vec<String> = ends.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
