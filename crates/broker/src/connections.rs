@@ -4,6 +4,7 @@
 //! that the protocol's own means (as HTTP/2 keep-alive) notice silence.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -71,6 +72,11 @@ impl GuardedIo {
         metrics.connections_accepted.inc();
         let timer = Box::pin(tokio::time::sleep(time));
         Self { io, handshake: Some((timer, bytes)), _room: room, metrics }
+    }
+
+    /// Who is at the other end, if the network tells.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.io.peer()
     }
 }
 

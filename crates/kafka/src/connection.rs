@@ -70,12 +70,13 @@ enum Event {
 
 /// Until either side ends it.
 pub(crate) async fn serve(io: GuardedIo, door: Arc<Door>) {
+    let peer = io.peer();
     let (reader, writer) = tokio::io::split(io);
     let reader = FrameReader::new(reader, Arc::clone(&door.api.core), door.config.request_bytes_max);
     let number = door.api.core.fetch_streams.fetch_add(1, Ordering::Relaxed);
     let mut connection = Connection {
         door,
-        client: Arc::new(Client { number, ..Client::default() }),
+        client: Arc::new(Client { number, peer, ..Client::default() }),
         reader,
         writer: Writer::new(writer),
         produced: Pipeline::new(),

@@ -9,7 +9,7 @@ use highwater_types::{GroupId, MemberEpoch, MemberId};
 use super::shard::GroupShard;
 use super::state::{Group, Member, compile};
 use super::timers::Timer;
-use super::{Error, Heartbeat, HeartbeatAnswer, record};
+use super::{Error, Heartbeat, HeartbeatAnswer, Subscription, SubscriptionChange, record};
 use crate::assignor::Assignor;
 use crate::{CoordinatorRecord, Now, Topics};
 
@@ -55,6 +55,9 @@ impl GroupShard {
             epoch if epoch.get() < 0 => return Err(Error::BadEpoch(epoch)),
             _ => check_epoch(&after, &asked)? | update(&mut after, &asked, &self.topics)?,
         };
+        if let Some(known) = after.members.get(&member) {
+            self.check_bytes(&known.subscription, &asked)?;
+        }
         if changed {
             after.assign(&self.topics);
         }
@@ -90,6 +93,14 @@ impl GroupShard {
         Ok((answer, records))
     }
 
+    /// A member is one record: one that could not be written would be the end of this coordinator.
+    fn check_bytes(&self, subscription: &Subscription, asked: &Heartbeat) -> Result<(), Error> {
+        let stated = [&asked.client_id, &asked.client_host].map(String::len);
+        let found = subscription.bytes() + stated.iter().sum::<usize>() + asked.rack.as_ref().map_or(0, String::len);
+        let max = self.config.classic_bytes_max;
+        if found <= max { Ok(()) } else { Err(Error::TooLarge { group: asked.group.clone(), found, max }) }
+    }
+
     /// Returns whether there is to be a new target.
     fn join(&mut self, group: &mut Group, asked: &Heartbeat) -> Result<bool, Error> {
         if group.members.contains_key(&asked.member) {
@@ -100,7 +111,11 @@ impl GroupShard {
             }
             return update(group, asked, &self.topics);
         }
-        let subscription = asked.subscription.clone().ok_or(Error::NoSubscription)?;
+        if asked.subscription == SubscriptionChange::default() {
+            return Err(Error::NoSubscription);
+        }
+        let mut subscription = Subscription::default();
+        asked.subscription.apply(&mut subscription);
         check_subscription(&subscription, asked.assignor.as_deref())?;
         let mut new = Member {
             instance: asked.instance.clone(),
@@ -214,7 +229,7 @@ impl GroupShard {
     }
 }
 
-fn check_subscription(subscription: &super::Subscription, assignor: Option<&str>) -> Result<(), Error> {
+fn check_subscription(subscription: &Subscription, assignor: Option<&str>) -> Result<(), Error> {
     if let Err(error) = compile(&subscription.pattern) {
         return Err(Error::Pattern { pattern: subscription.pattern.clone(), problem: error.to_string() });
     }
@@ -241,9 +256,7 @@ fn check_epoch(group: &Group, asked: &Heartbeat) -> Result<bool, Error> {
 fn update(group: &mut Group, asked: &Heartbeat, topics: &Topics) -> Result<bool, Error> {
     let Some(known) = group.members.get(&asked.member) else { return Ok(false) };
     let mut next = Member::clone(known);
-    if let Some(subscription) = &asked.subscription {
-        next.subscription = subscription.clone();
-    }
+    asked.subscription.apply(&mut next.subscription);
     if let Some(assignor) = &asked.assignor {
         next.assignor.clone_from(assignor);
     }

@@ -59,9 +59,7 @@ pub enum Error {
     RebalanceInProgress(GroupId),
     #[error("a session timeout of {found:?}; it must be from {min:?} to {max:?}")]
     InvalidSessionTimeout { min: Duration, max: Duration, found: Duration },
-    #[error(
-        "what the members of group {group:?} say, and are assigned, would be {found} bytes; at most {max} are kept"
-    )]
+    #[error("what is said to group {group:?}, and kept in one piece, would be {found} bytes; at most {max} are kept")]
     TooLarge { group: GroupId, found: usize, max: usize },
     #[error("no member of group {group:?} has the instance {instance:?}")]
     UnknownInstance { group: GroupId, instance: InstanceId },

@@ -35,7 +35,7 @@ pub use request::{
     ListedGroup, OffsetCommit, OffsetsInTransaction, OpaqueParts, Request, Response, Unstable,
 };
 pub use shard::GroupShard;
-pub use state::Subscription;
+pub use state::{Subscription, SubscriptionChange};
 
 /// A group asks its driver for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

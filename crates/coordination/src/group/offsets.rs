@@ -34,6 +34,10 @@ impl GroupShard {
             }
             None => entry.check_commit(&id, &member, instance.as_ref(), transaction.is_some(), &offsets)?,
         }
+        let (found, max) = (offsets.iter().map(OffsetCommit::bytes).sum(), self.config.classic_bytes_max);
+        if found > max {
+            return Err(Error::TooLarge { group: id, found, max });
+        }
         let results: Vec<_> = offsets.iter().map(|it| (it.partition, self.check_offset(it))).collect();
         let taken = offsets.iter().zip(&results).filter(|(_, (_, result))| result.is_ok());
         let records = taken.map(|(it, _)| record::offset(&id, &it.partition, Some(&committed(it, now.wall))));
@@ -193,6 +197,14 @@ impl Entry {
         let since = |it: &CommittedOffset| self.group.empty_since.map_or(it.at, |empty| empty.max(it.at));
         let expired = self.offsets.iter().filter(|(tp, it)| is_over(since(it)) && !self.is_pending(tp));
         expired.map(|(tp, _)| *tp).collect()
+    }
+}
+
+impl OffsetCommit {
+    /// About what its record takes in a batch.
+    fn bytes(&self) -> usize {
+        const FIXED: usize = 64;
+        FIXED + self.metadata.len()
     }
 }
 

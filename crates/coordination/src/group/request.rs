@@ -8,7 +8,10 @@ use highwater_types::{
     Generation, GroupId, InstanceId, LeaderEpoch, MemberEpoch, MemberId, Offset, TimestampMs, TopicPartition,
 };
 
-use super::{Error, JoinAnswer, JoinRequest, LeavingMember, LeftMember, Subscription, SyncAnswer, SyncRequest};
+use super::{
+    Error, JoinAnswer, JoinRequest, LeavingMember, LeftMember, Subscription, SubscriptionChange, SyncAnswer,
+    SyncRequest,
+};
 use crate::ProducerIdentity;
 
 /// Settings of all groups.
@@ -27,7 +30,8 @@ pub struct GroupConfig {
     /// What members of classic groups may ask for.
     pub classic_session_timeout_min: Duration,
     pub classic_session_timeout_max: Duration,
-    /// Bytes of what the members of one classic group say and are assigned: it is one record.
+    /// Bytes of what the members of one classic group say and are assigned, of what one of KIP-848 says, and of the offsets of one
+    /// commit: each is one record, or one batch.
     pub classic_bytes_max: usize,
     /// How long the first member of a classic group waits for others; prolonged as they come. Zero: not at all.
     pub classic_initial_delay: Duration,
@@ -61,7 +65,7 @@ pub struct Heartbeat {
     pub instance: Option<InstanceId>,
     pub rack: Option<String>,
     pub rebalance_timeout: Option<Duration>,
-    pub subscription: Option<Subscription>,
+    pub subscription: SubscriptionChange,
     pub assignor: Option<String>,
     /// What the member has now.
     pub owned: Option<BTreeSet<TopicPartition>>,

@@ -19,7 +19,37 @@ pub struct Subscription {
     pub pattern: String,
 }
 
+/// What a member says of its subscription; each part that it leaves out is as before.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SubscriptionChange {
+    pub topics: Option<BTreeSet<String>>,
+    /// Empty: none any more.
+    pub pattern: Option<String>,
+}
+
+impl From<Subscription> for SubscriptionChange {
+    fn from(whole: Subscription) -> Self {
+        Self { topics: Some(whole.topics), pattern: Some(whole.pattern) }
+    }
+}
+
+impl SubscriptionChange {
+    pub(super) fn apply(&self, subscription: &mut Subscription) {
+        if let Some(topics) = &self.topics {
+            subscription.topics.clone_from(topics);
+        }
+        if let Some(pattern) = &self.pattern {
+            subscription.pattern.clone_from(pattern);
+        }
+    }
+}
+
 impl Subscription {
+    /// About what it takes in its member's record.
+    pub(super) fn bytes(&self) -> usize {
+        self.topics.iter().map(String::len).sum::<usize>() + self.pattern.len()
+    }
+
     /// The partitions of all topics that it names or matches now.
     pub(super) fn partitions(&self, topics: &Topics) -> BTreeSet<TopicPartition> {
         let pattern = compile(&self.pattern).ok().flatten();

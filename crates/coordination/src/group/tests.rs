@@ -50,7 +50,7 @@ fn beat(number: usize, epoch: i32) -> Heartbeat {
         instance: None,
         rack: None,
         rebalance_timeout: None,
-        subscription: None,
+        subscription: SubscriptionChange::default(),
         assignor: None,
         owned: None,
         client_id: "c".to_owned(),
@@ -60,7 +60,7 @@ fn beat(number: usize, epoch: i32) -> Heartbeat {
 
 fn joining(number: usize) -> Heartbeat {
     let topics = ["topic-0", "topic-1"].map(str::to_owned).into();
-    let subscription = Some(Subscription { topics, pattern: String::new() });
+    let subscription = SubscriptionChange::from(Subscription { topics, pattern: String::new() });
     Heartbeat { subscription, owned: Some(BTreeSet::new()), ..beat(number, 0) }
 }
 
@@ -431,7 +431,8 @@ fn p5_an_overtaken_heartbeat_does_not_give_up_what_its_member_has_taken_since() 
 #[test]
 fn topics_that_grow_appear_or_match_a_pattern_are_assigned() {
     let mut world = World::new();
-    let subscription = Some(Subscription { topics: BTreeSet::new(), pattern: "topic-[02]".to_owned() });
+    let subscription =
+        SubscriptionChange::from(Subscription { topics: BTreeSet::new(), pattern: "topic-[02]".to_owned() });
     let mut one = world.beat(Heartbeat { subscription, ..joining(1) }).unwrap();
     assert_eq!(one.assignment.as_ref().unwrap().len(), 6);
     world.topics = topics(&[8, 5, 2]);
@@ -439,7 +440,7 @@ fn topics_that_grow_appear_or_match_a_pattern_are_assigned() {
     world.append(effects.write);
     one = world.beat(beat(1, one.epoch.get())).unwrap();
     assert_eq!(one.assignment.unwrap().len(), 10, "8 of the one, 2 of the other, none of what does not match");
-    let bad = Some(Subscription { topics: BTreeSet::new(), pattern: "[".to_owned() });
+    let bad = SubscriptionChange::from(Subscription { topics: BTreeSet::new(), pattern: "[".to_owned() });
     let refused = world.beat(Heartbeat { subscription: bad, ..joining(2) });
     assert_eq!(refused.unwrap_err().code(), ErrorCode::InvalidRegularExpression);
 }
@@ -721,4 +722,54 @@ proptest! {
             prop_assert_eq!(owned, all);
         }
     }
+}
+
+#[test]
+fn a_part_of_a_subscription_that_is_not_stated_stays() {
+    let mut world = World::new();
+    let part = |topics: Option<&str>, pattern: Option<&str>| SubscriptionChange {
+        topics: topics.map(|name| [name.to_owned()].into()),
+        pattern: pattern.map(str::to_owned),
+    };
+    let mut subscribed = |number, epoch, subscription| {
+        let beat = Heartbeat { subscription, owned: (epoch == 0).then(BTreeSet::new), ..beat(number, epoch) };
+        let answer = world.beat(beat).unwrap();
+        let group = world.shard.group(&group());
+        (answer.epoch.get(), group.members[&id(number)].subscription.clone())
+    };
+    let (epoch, joined) = subscribed(1, 0, part(Some("topic-0"), None));
+    assert_eq!((joined.topics.len(), joined.pattern.as_str()), (1, ""));
+    let (epoch, both) = subscribed(1, epoch, part(None, Some("topic-1")));
+    assert_eq!((both.topics.len(), both.pattern.as_str()), (1, "topic-1"));
+    let (epoch, other) = subscribed(1, epoch, part(Some("topic-2"), None));
+    assert_eq!((other.topics.first().unwrap().as_str(), other.pattern.as_str()), ("topic-2", "topic-1"));
+    let (_, without) = subscribed(1, epoch, part(None, Some("")));
+    assert_eq!((without.topics.len(), without.pattern.as_str()), (1, ""));
+}
+
+#[test]
+fn t47_what_would_be_too_large_a_record_or_batch_is_refused() {
+    let mut world = World::new();
+    let max = GroupConfig::default().classic_bytes_max;
+    let whole = |topics: BTreeSet<String>| SubscriptionChange { topics: Some(topics), pattern: None };
+    let names: BTreeSet<String> = (0..200).map(|n| format!("{n:0>width$}", width = max / 150)).collect();
+    let refused = world.beat(Heartbeat { subscription: whole(names.clone()), ..joining(1) }).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::RecordTooLarge);
+    let epoch = world.beat(joining(1)).unwrap().epoch.get();
+    let refused = world.beat(Heartbeat { subscription: whole(names), ..beat(1, epoch) }).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::RecordTooLarge);
+    let offset = OffsetCommit {
+        partition: tp(0, 0),
+        offset: Offset::new(1),
+        leader_epoch: LeaderEpoch::NONE,
+        metadata: "x".repeat(4000),
+    };
+    let request = Request::CommitOffsets {
+        group: group(),
+        member: Some((id(1), MemberEpoch::new(epoch))),
+        instance: None,
+        offsets: vec![offset; max / 4000],
+        transaction: None,
+    };
+    assert_eq!(world.ask(request).unwrap_err().code(), ErrorCode::RecordTooLarge);
 }

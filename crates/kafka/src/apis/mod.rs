@@ -7,6 +7,7 @@ mod api_versions;
 mod describe_cluster;
 pub(crate) mod fetch;
 mod find_coordinator;
+mod groups;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
@@ -14,6 +15,7 @@ mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub(crate) mod topics;
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use tokio::sync::OwnedSemaphorePermit;
 mod tests;
 
 pub(crate) use api_versions::unsupported;
+use groups::{classic, consumer, describe, offsets};
 
 use crate::door::Door;
 use crate::frame::Frame;
@@ -38,11 +41,23 @@ pub(crate) const APIS: &[Api] = &[
     Api::new::<FetchRequest>(ApiKey::Fetch, (4, 18), fetch::LAYOUT, Run::Call(fetch::run)),
     Api::of::<list_offsets::ListOffsets>(),
     Api::of::<metadata::Metadata>(),
+    Api::of::<offsets::OffsetCommit>(),
+    Api::of::<offsets::OffsetFetch>(),
     Api::of::<find_coordinator::FindCoordinator>(),
+    Api::of::<classic::JoinGroup>(),
+    Api::of::<classic::Heartbeat>(),
+    Api::of::<classic::LeaveGroup>(),
+    Api::of::<classic::SyncGroup>(),
+    Api::of::<describe::DescribeGroups>(),
+    Api::of::<describe::ListGroups>(),
     Api::of::<api_versions::ApiVersions>(),
     Api::of::<init_producer_id::InitProducerId>(),
     Api::of::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
+    Api::of::<describe::DeleteGroups>(),
+    Api::of::<offsets::OffsetDelete>(),
     Api::of::<describe_cluster::DescribeCluster>(),
+    Api::of::<consumer::ConsumerGroupHeartbeat>(),
+    Api::of::<describe::ConsumerGroupDescribe>(),
 ];
 
 /// An API and its versions.
@@ -72,8 +87,16 @@ pub const SUPPORTED: &[Supported] = &{
 pub(crate) struct Client {
     /// Of the connection, in this process.
     pub number: u64,
+    pub peer: Option<IpAddr>,
     /// As the client's library says: its name and version.
     pub software: OnceLock<(StrBytes, StrBytes)>,
+}
+
+impl Client {
+    /// Where it is, as administrators are told.
+    pub(crate) fn host(&self) -> String {
+        self.peer.map(|peer| format!("/{peer}")).unwrap_or_default()
+    }
 }
 
 /// One request, as far as it is the same for all.

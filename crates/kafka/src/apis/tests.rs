@@ -1,18 +1,31 @@
 //! The layouts, held against the encoder of the protocol's crate: each walks exactly what a client sends.
 
 use bytes::BytesMut;
+use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
 
 use super::*;
 
 fn text(text: &'static str) -> StrBytes {
     StrBytes::from_static_str(text)
+}
+
+fn bytes(bytes: &'static [u8]) -> Bytes {
+    Bytes::from_static(bytes)
 }
 
 /// `build` makes a request with something in every field that the version has.
@@ -110,6 +123,97 @@ fn requests_of_the_other_apis_are_walked_to_their_end() {
         OffsetForLeaderEpochRequest::default().with_topics(vec![topic])
     });
     walks(ApiKey::DescribeCluster, |_| DescribeClusterRequest::default());
+}
+
+#[test]
+fn requests_of_classic_groups_are_walked_to_their_end() {
+    walks(ApiKey::JoinGroup, |version| {
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(bytes(b"abc"));
+        JoinGroupRequest::default()
+            .with_group_id(text("g").into())
+            .with_member_id(text("m"))
+            .with_group_instance_id((version >= 5).then(|| text("i")))
+            .with_protocols(vec![protocol.clone(), protocol])
+            .with_reason((version >= 8).then(|| text("why")))
+    });
+    walks(ApiKey::SyncGroup, |version| {
+        let assignment = SyncGroupRequestAssignment::default().with_member_id(text("m")).with_assignment(bytes(b"a"));
+        SyncGroupRequest::default()
+            .with_group_instance_id((version >= 3).then(|| text("i")))
+            .with_protocol_type((version >= 5).then(|| text("consumer")))
+            .with_protocol_name((version >= 5).then(|| text("range")))
+            .with_assignments(vec![assignment])
+    });
+    walks(ApiKey::Heartbeat, |version| {
+        HeartbeatRequest::default().with_group_instance_id((version >= 3).then(|| text("i")))
+    });
+    walks(ApiKey::LeaveGroup, |version| match version {
+        ..3 => LeaveGroupRequest::default().with_member_id(text("m")),
+        _ => LeaveGroupRequest::default().with_members(vec![
+            MemberIdentity::default()
+                .with_member_id(text("m"))
+                .with_group_instance_id(Some(text("i")))
+                .with_reason((version >= 5).then(|| text("why"))),
+        ]),
+    });
+}
+
+#[test]
+fn requests_of_offsets_are_walked_to_their_end() {
+    walks(ApiKey::OffsetCommit, |version| {
+        let partition = OffsetCommitRequestPartition::default()
+            .with_partition_index(1)
+            .with_committed_leader_epoch(if version >= 6 { 3 } else { -1 })
+            .with_committed_metadata(Some(text("x")));
+        let topic = OffsetCommitRequestTopic::default().with_name(text("t").into());
+        OffsetCommitRequest::default()
+            .with_group_instance_id((version >= 7).then(|| text("i")))
+            .with_topics(vec![topic.with_partitions(vec![partition.clone(), partition])])
+    });
+    walks(ApiKey::OffsetFetch, |version| {
+        let request = OffsetFetchRequest::default().with_require_stable(version >= 7);
+        if version < 8 {
+            let topic = OffsetFetchRequestTopic::default().with_name(text("t").into());
+            return request.with_topics(Some(vec![topic.with_partition_indexes(vec![1, 2])]));
+        }
+        let topic = OffsetFetchRequestTopics::default().with_name(text("t").into()).with_partition_indexes(vec![1]);
+        let group = OffsetFetchRequestGroup::default().with_group_id(text("g").into());
+        let all = group.clone().with_topics(None);
+        let member = group.with_topics(Some(vec![topic])).with_member_id((version >= 9).then(|| text("m")));
+        request.with_groups(vec![member, all])
+    });
+    walks(ApiKey::OffsetDelete, |_| {
+        let partition = OffsetDeleteRequestPartition::default().with_partition_index(1);
+        let topic = OffsetDeleteRequestTopic::default().with_name(text("t").into());
+        OffsetDeleteRequest::default().with_topics(vec![topic.with_partitions(vec![partition])])
+    });
+}
+
+#[test]
+fn requests_about_groups_are_walked_to_their_end() {
+    walks(ApiKey::DescribeGroups, |version| {
+        DescribeGroupsRequest::default()
+            .with_groups(vec![text("g").into(), text("h").into()])
+            .with_include_authorized_operations(version >= 3)
+    });
+    walks(ApiKey::ListGroups, |version| {
+        let filter = |first: i16| if version >= first { vec![text("x"), text("y")] } else { Vec::new() };
+        ListGroupsRequest::default().with_states_filter(filter(4)).with_types_filter(filter(5))
+    });
+    walks(ApiKey::DeleteGroups, |_| DeleteGroupsRequest::default().with_groups_names(vec![text("g").into()]));
+    walks(ApiKey::ConsumerGroupHeartbeat, |version| {
+        let owned = TopicPartitions::default().with_topic_id(uuid::Uuid::from_u128(7)).with_partitions(vec![1, 2]);
+        ConsumerGroupHeartbeatRequest::default()
+            .with_instance_id(Some(text("i")))
+            .with_rack_id(Some(text("r")))
+            .with_subscribed_topic_names(Some(vec![text("t").into()]))
+            .with_subscribed_topic_regex((version >= 1).then(|| text("a.*")))
+            .with_server_assignor(Some(text("range")))
+            .with_topic_partitions(Some(vec![owned]))
+    });
+    walks(ApiKey::ConsumerGroupDescribe, |_| {
+        ConsumerGroupDescribeRequest::default().with_group_ids(vec![text("g").into()])
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_coordination::group::{Error, Heartbeat, OffsetsInTransaction, Request, Response, Subscription};
+use highwater_coordination::group::{Error, Heartbeat, OffsetsInTransaction, Request, Response, SubscriptionChange};
 use highwater_protocol::v1::*;
 use highwater_protocol::{status_from_error, topic_id_bytes};
 use highwater_types::{ErrorCode, GroupId, MemberEpoch, MemberId, TopicPartition};
@@ -45,8 +45,10 @@ impl CoordinatorService {
     pub(super) async fn heartbeat_of_group(&self, asked: GroupHeartbeatRequest) -> Answered<GroupHeartbeatResponse> {
         let group = convert::group_id(&asked.group_id)?;
         let owned = asked.owned.map(|owned| self.partitions(&owned.partitions)).transpose()?;
-        let subscription =
-            |it: GroupSubscription| Subscription { topics: it.topics.into_iter().collect(), pattern: it.topic_pattern };
+        let subscription = |it: GroupSubscription| SubscriptionChange {
+            topics: (!asked.keeps_topics).then(|| it.topics.into_iter().collect()),
+            pattern: (!asked.keeps_pattern).then_some(it.topic_pattern),
+        };
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
         let timeout = Some(asked.rebalance_timeout_ms).filter(|ms| *ms > 0);
         let heartbeat = Heartbeat {
@@ -57,7 +59,7 @@ impl CoordinatorService {
             instance: convert::instance_id(&asked.instance_id)?,
             rack: text(asked.rack_id),
             rebalance_timeout: timeout.map(|ms| Duration::from_millis(ms.into())),
-            subscription: asked.subscription.map(subscription),
+            subscription: asked.subscription.map(subscription).unwrap_or_default(),
             assignor: text(asked.assignor),
             owned: owned.map(|owned| owned.into_iter().collect()),
             client_id: asked.client_id,

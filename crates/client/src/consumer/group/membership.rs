@@ -279,6 +279,7 @@ impl Membership {
             client_id: stated(&identity.client),
             client_host: String::new(),
             number,
+            ..Default::default()
         };
         // If the answer is lost, they are set again.
         self.state_all = false;

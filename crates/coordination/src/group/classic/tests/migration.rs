@@ -353,7 +353,8 @@ fn what_can_t_be_one_group_is_refused_and_stays_as_it_was() {
     );
     world.topics = topics;
     world.load();
-    let refused = world.ask(Request::Heartbeat(Heartbeat { subscription: None, ..other_beat(0) }));
+    let refused =
+        world.ask(Request::Heartbeat(Heartbeat { subscription: SubscriptionChange::default(), ..other_beat(0) }));
     assert_eq!(codes(refused), ErrorCode::InvalidRequest);
     assert_eq!((world.state(), world.beat(&member("a"), 1)), ("Stable", Ok(())));
     world.other(0, &[]).unwrap();

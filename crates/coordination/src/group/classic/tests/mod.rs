@@ -96,7 +96,7 @@ fn other_beat(epoch: i32) -> Heartbeat {
         instance: None,
         rack: None,
         rebalance_timeout: None,
-        subscription: Some(Subscription { topics: ["topic".to_owned()].into(), pattern: String::new() }),
+        subscription: Subscription { topics: ["topic".to_owned()].into(), pattern: String::new() }.into(),
         assignor: None,
         owned: None,
         client_id: String::new(),
