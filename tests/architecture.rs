@@ -45,7 +45,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "tests",
-        &["types", "record", "metadata", "storage", "protocol", "seams", "controller", "broker", "client", "testkit"],
+        &[
+            "types",
+            "record",
+            "metadata",
+            "storage",
+            "protocol",
+            "seams",
+            "controller",
+            "broker",
+            "client",
+            "gateway",
+            "testkit",
+        ],
     ),
 ];
 
