@@ -36,14 +36,23 @@ pub struct ProduceTo {
     pub records: Bytes,
 }
 
+/// The transaction that records are part of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InTransaction {
+    pub id: TransactionalId,
+    /// Whether a partition becomes part of it by its first records (KIP-890). Otherwise it must have been added before, as by
+    /// producers that keep their epoch from one transaction to the next.
+    pub joins: bool,
+}
+
 /// A produce request.
 #[derive(Debug)]
 pub struct ProduceRequest {
     /// Comes back with the answer; the caller's own.
     pub token: u64,
     pub acks: Acks,
-    /// Of the producer, if any of the records are part of a transaction.
-    pub transactional_id: Option<TransactionalId>,
+    /// If any of the records are part of one.
+    pub transaction: Option<InTransaction>,
     pub partitions: Vec<ProduceTo>,
 }
 
@@ -140,7 +149,7 @@ impl PendingProduce {
 pub(crate) struct Ticket<'a> {
     pub request: &'a Arc<PendingProduce>,
     pub slot: u32,
-    pub transactional_id: &'a Option<TransactionalId>,
+    pub transaction: &'a Option<InTransaction>,
 }
 
 /// Who waits for an append to be acknowledged.
@@ -170,13 +179,13 @@ impl Partitions {
         permit: Option<OwnedSemaphorePermit>,
         answers: &mpsc::UnboundedSender<ProduceAnswer>,
     ) -> Arc<PendingProduce> {
-        let ProduceRequest { token, acks, transactional_id, partitions } = request;
+        let ProduceRequest { token, acks, transaction, partitions } = request;
         let pending = PendingProduce::new(token, partitions.iter().map(|to| to.partition), permit, answers.clone());
         if partitions.is_empty() {
             pending.answer(&mut pending.lock());
         }
         for (slot, to) in (0..).zip(partitions) {
-            let ticket = Ticket { request: &pending, slot, transactional_id: &transactional_id };
+            let ticket = Ticket { request: &pending, slot, transaction: &transaction };
             match self.find(to.partition) {
                 Ok(partition) => produce_to(&partition, to, acks, decompressed_bytes_max, ticket),
                 Err(error) => pending.complete(slot, Err(error)),
@@ -213,7 +222,7 @@ fn produce_to(
             batches,
             acks,
             leader_epoch: to.leader_epoch,
-            transactional_id: ticket.transactional_id.clone(),
+            transaction: ticket.transaction.clone(),
             request: Arc::clone(ticket.request),
             slot: ticket.slot,
         }),

@@ -13,11 +13,11 @@ use highwater_protocol::v1;
 use highwater_record::{Batch, BatchHeader};
 use highwater_storage::{AppendError, Log, SequenceCheck};
 use highwater_types::mutation::{self, Mutation};
-use highwater_types::{LeaderEpoch, Offset, ProducerId, Sequence, TimestampMs, TransactionalId};
+use highwater_types::{LeaderEpoch, Offset, ProducerId, Sequence, TimestampMs};
 
 use super::{News, Partition, PartitionError, State, Wakes, must_sync};
-use crate::produce::{AckWaiter, Acks, PendingProduce, ProduceResult, Produced};
-use crate::transaction::verify::{Turn, Verification};
+use crate::produce::{AckWaiter, Acks, InTransaction, PendingProduce, ProduceResult, Produced};
+use crate::transaction::verify::{Answered, Turn, Verification};
 
 /// Deadlines are the requests' own; the queues know none.
 const NO_DEADLINE: Duration = Duration::MAX;
@@ -28,7 +28,7 @@ pub(crate) struct ToAppend {
     pub acks: Acks,
     /// That the client believes in; `NONE` not to check.
     pub leader_epoch: LeaderEpoch,
-    pub transactional_id: Option<TransactionalId>,
+    pub transaction: Option<InTransaction>,
     pub request: Arc<PendingProduce>,
     pub slot: u32,
 }
@@ -82,25 +82,35 @@ impl Partition {
         let (this, producer) = (Arc::clone(self), question.producer);
         let Some(verifier) = self.env.verifier.get() else {
             let none = "this broker can't reach transaction coordinators yet";
-            return this
-                .verified(producer, Err(v1::Error::new(highwater_types::ErrorCode::CoordinatorNotAvailable, none)));
+            let error = v1::Error::new(highwater_types::ErrorCode::CoordinatorNotAvailable, none);
+            // Asked again it would be the same.
+            while this.verified(producer, Err(error.clone())) == Answered::Outdated {}
+            return;
         };
-        let answer = verifier.verify(question);
+        let answer = verifier.verify(question.clone());
         tokio::spawn(async move {
             let answer = answer.await;
-            this.verified(producer, answer);
+            if this.verified(producer, answer) == Answered::Outdated {
+                this.verify(question);
+            }
         });
     }
 
-    fn verified(self: &Arc<Self>, producer: ProducerIdentity, answer: Result<(), v1::Error>) {
+    /// `Outdated`: it is to be asked again.
+    fn verified(self: &Arc<Self>, producer: ProducerIdentity, answer: Result<(), v1::Error>) -> Answered<()> {
         self.with(|state, wakes| {
-            for to in state.verifying.take(producer) {
+            let waiters = match state.verifying.take(producer) {
+                Answered::Waiters(waiters) => waiters,
+                Answered::Outdated => return Answered::Outdated,
+            };
+            for to in waiters {
                 match &answer {
                     Ok(()) => state.append(self, to, wakes),
                     Err(error) => wakes.answer(to, Err(PartitionError::Coordinator(error.clone()))),
                 }
             }
-        });
+            Answered::Waiters(Vec::new())
+        })
     }
 }
 
@@ -133,7 +143,7 @@ impl State {
             // A commit stands for all of its records: none may be lost with a leader.
             return Err(PartitionError::Numbering("transactional records need acks=all"));
         }
-        let Some(transactional_id) = to.transactional_id.clone() else {
+        let Some(InTransaction { id: transactional_id, joins }) = to.transaction.clone() else {
             return Err(PartitionError::Numbering("transactional records need the request's transactional id"));
         };
         let is_waiting = self.verifying.is_waiting(producer);
@@ -142,7 +152,7 @@ impl State {
         // One that was stored is answered as such, also after the end of its transaction (T31).
         let is_new = || matches!(place(log, &to.batches), Ok(Place::Append { .. }));
         let asks = is_waiting || (!is_open && is_new());
-        Ok(asks.then_some(Verification { transactional_id, producer, partition: partition.tp }))
+        Ok(asks.then_some(Verification { transactional_id, producer, partition: partition.tp, joins }))
     }
 
     fn append(&mut self, partition: &Partition, to: ToAppend, wakes: &mut Wakes) {

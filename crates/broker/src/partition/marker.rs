@@ -1,7 +1,8 @@
 //! The ends of transactions, at the leader of a partition.
 //!
 //! **Invariant** (T34): a marker ends the transaction that it was written for, or none. One of a coordinator has an epoch above
-//! that of its transaction; a producer that has this epoch here was told already, and what is open is its next transaction.
+//! that of its transaction; a producer that has this epoch here was told already, and what is open is its next transaction. For a
+//! producer that can't be told of another epoch it is the coordinator that keeps them apart: see [`EndedBy::CoordinatorInEpoch`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use crate::produce::{AckWaiter, PendingProduce, Produced};
 pub enum EndedBy {
     /// Its coordinator.
     Coordinator,
+    /// The same, for a producer that goes on in the same epoch: the marker has the epoch of the transaction. None is open if it
+    /// has its marker already, and the next one opens only when the coordinator has heard so from all partitions.
+    CoordinatorInEpoch,
     /// Somebody who found that it hangs (KIP-664). The marker has the epoch of the transaction, which must be open.
     Administrator,
 }
@@ -100,6 +104,10 @@ impl State {
         epoch: LeaderEpoch,
         wakes: &mut Wakes,
     ) -> Result<Option<OwnAppend>, PartitionError> {
+        if end.by == EndedBy::CoordinatorInEpoch {
+            // What the coordinator said of this transaction to one that asks now is not so any more, and by its epoch nobody can tell.
+            self.verifying.outdate(end.producer);
+        }
         let (leader, log) = self.leading(partition.env.me, epoch)?;
         if !is_due(log, end)? {
             return Ok(None);
@@ -150,6 +158,7 @@ fn is_due(log: &Log, end: &TransactionEnd) -> Result<bool, PartitionError> {
             let newest = open.or_else(|| log.producer_epoch(producer.id));
             Ok(newest.is_none_or(|newest| newest < producer.epoch))
         }
+        EndedBy::CoordinatorInEpoch => Ok(open == Some(producer.epoch)),
         EndedBy::Administrator if open == Some(producer.epoch) => Ok(true),
         EndedBy::Administrator => Err(PartitionError::NoSuchTransaction { producer, open }),
     }

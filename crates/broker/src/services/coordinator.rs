@@ -144,7 +144,11 @@ impl Coordinator for CoordinatorService {
         request: Request<AddPartitionsToTransactionRequest>,
     ) -> Answered<AddPartitionsToTransactionResponse> {
         let request = request.into_inner();
-        let partitions = convert::partitions(&request.partitions, self.core.config.limits.partitions_per_request_max)?;
+        let mut partitions =
+            convert::partitions(&request.partitions, self.core.config.limits.partitions_per_request_max)?;
+        if !request.group_id.is_empty() {
+            partitions.push(self.keeps_group(&convert::group_id(&request.group_id)?)?);
+        }
         // What is added is known here, so that later what is not known is deleted, and needs no marker.
         self.check_known(&partitions)?;
         let asked = transaction::Request::AddPartitions {
@@ -166,6 +170,7 @@ impl Coordinator for CoordinatorService {
             producer: convert::producer(request.producer_id, request.producer_epoch)?,
             result: if request.commit { TransactionResult::Commit } else { TransactionResult::Abort },
             fresh: self.coordinators.producer_ids.next().await.map_err(status_from_error)?,
+            keeps_epoch: request.keeps_epoch,
         };
         match self.ask(&request.transactional_id, asked).await? {
             transaction::Response::Ended { next } => Ok(Response::new(EndTransactionResponse {

@@ -20,7 +20,7 @@ use super::error::{invalid, to_wire};
 use super::gather::Gathered;
 use crate::core::Core;
 use crate::metrics::Api;
-use crate::produce::{Acks, PendingProduce, ProduceAnswer, ProduceRequest, ProduceTo};
+use crate::produce::{Acks, InTransaction, PendingProduce, ProduceAnswer, ProduceRequest, ProduceTo};
 
 /// For a request that does not say how long the broker may wait.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -262,9 +262,12 @@ fn decode(token: u64, request: v1::ProduceRequest, partitions_max: usize) -> Res
         let partition = to.topic_partition()?;
         partitions.push(ProduceTo { partition, leader_epoch: LeaderEpoch::new(to.leader_epoch), records: to.records });
     }
-    let transactional_id = match request.transactional_id {
+    let transaction = match request.transactional_id {
         none if none.is_empty() => None,
-        text => Some(TransactionalId::new(text).map_err(|error| invalid(error.to_string()))?),
+        text => {
+            let id = TransactionalId::new(text).map_err(|error| invalid(error.to_string()))?;
+            Some(InTransaction { id, joins: true })
+        }
     };
-    Ok(ProduceRequest { token, acks, transactional_id, partitions })
+    Ok(ProduceRequest { token, acks, transaction, partitions })
 }

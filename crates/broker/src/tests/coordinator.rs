@@ -81,6 +81,7 @@ async fn add(node: &Node, of: v1::InitProducerIdResponse, tp: TopicPartition) ->
             partitions: vec![tp.partition.get()],
         }],
         verify_only: false,
+        ..Default::default()
     };
     asked(|| async { coordinator(node).add_partitions_to_transaction(request.clone()).await }).await.map(|_| ())
 }

@@ -69,6 +69,7 @@ pub(super) async fn end(node: &Node, id: &str, of: Producer, commit: bool) -> Re
         producer_id: of.producer_id,
         producer_epoch: of.producer_epoch,
         commit,
+        ..Default::default()
     };
     let next = asked(|| async { coordinator(node).end_transaction(request.clone()).await }).await?;
     Ok(Producer { producer_id: next.producer_id, producer_epoch: next.producer_epoch })
@@ -156,6 +157,7 @@ async fn mark(node: &Node, tp: TopicPartition, of: Producer, coordinator_epoch: 
         commit: true,
         coordinator_epoch,
         partitions: vec![topic],
+        keeps_epoch: false,
     };
     let request = WriteMarkersRequest { markers: vec![marker] };
     let written = soon(TransactionMarkersClient::new(node.channel()).write_markers(request)).await.unwrap();
@@ -325,4 +327,29 @@ async fn p4_transactional_records_need_acks_all() {
     let refused = put_with(Acks::Leader, &node, tp, "a", producer, (0, "x")).await;
     assert_eq!(failed(&refused.error), ErrorCode::InvalidRecord);
     assert_eq!(put(&node, tp, "a", producer, 0, "x").await.base_offset, 0, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_producer_that_can_not_be_told_of_another_epoch_goes_on_in_the_one_it_has() {
+    let (_fake, node, tp, [producer]) = world(["old"]).await;
+    let end = async |commit| {
+        let request = v1::EndTransactionRequest {
+            transactional_id: "old".into(),
+            producer_id: producer.producer_id,
+            producer_epoch: producer.producer_epoch,
+            commit,
+            keeps_epoch: true,
+        };
+        let next = asked(|| async { coordinator(&node).end_transaction(request.clone()).await }).await.unwrap();
+        assert_eq!((next.producer_id, next.producer_epoch), (producer.producer_id, producer.producer_epoch));
+    };
+    for (sequence, value, commit) in [(0, "one", true), (1, "two", false), (2, "three", true)] {
+        let put = put(&node, tp, "old", producer, sequence, value).await;
+        // Each of those before has its marker.
+        assert_eq!((put.error, put.base_offset), (None, i64::from(2 * sequence)));
+        end(commit).await;
+        read_until(&node, tp, i64::from(2 * sequence) + 2).await;
+    }
+    let result = read_until(&node, tp, 6).await;
+    assert_eq!(kept(&result), ["one", "three"]);
 }

@@ -35,8 +35,9 @@ pub(crate) async fn run(
                 None => return,
             },
         };
-        let Action::WriteMarkers { transactional_id, producer, result, coordinator_epoch, partitions } = action;
-        let markers = Markers { producer, result, coordinator_epoch, partitions };
+        let Action::WriteMarkers { transactional_id, producer, result, coordinator_epoch, partitions, keeps_epoch } =
+            action;
+        let markers = Markers { producer, result, coordinator_epoch, partitions, keeps_epoch };
         let report = Report {
             runtime: Arc::clone(&runtime),
             entropy: Arc::clone(&entropy),
@@ -73,7 +74,8 @@ impl Report {
         Box::pin(async move { this.until_taken(done).await })
     }
 
-    /// False: the shard is gone.
+    /// False: the shard is gone. Reports wait in the shard's queue and are made once: none is left when the transaction is complete,
+    /// which the next one of a producer that keeps its epoch relies on.
     async fn until_taken(self, partitions: Vec<TopicPartition>) -> bool {
         let mut pause = Backoff::new(RETRY_FIRST, RETRY_MOST);
         loop {

@@ -37,6 +37,8 @@ pub struct Markers {
     pub result: TransactionResult,
     pub coordinator_epoch: LeaderEpoch,
     pub partitions: Vec<TopicPartition>,
+    /// See [`Action::WriteMarkers`](highwater_coordination::transaction::Action::WriteMarkers).
+    pub keeps_epoch: bool,
 }
 
 /// Who takes the markers of a partition.
@@ -209,6 +211,7 @@ fn to_wire(markers: &Markers, to: &[TopicPartition]) -> TransactionMarker {
         producer_epoch: markers.producer.epoch.get().into(),
         commit: markers.result == TransactionResult::Commit,
         coordinator_epoch: markers.coordinator_epoch.get(),
+        keeps_epoch: markers.keeps_epoch,
         partitions: partitions.into_iter().map(of_topic).collect(),
     }
 }
@@ -232,6 +235,7 @@ mod tests {
             result: TransactionResult::Commit,
             coordinator_epoch: LeaderEpoch::new(5),
             partitions: vec![tp(0), tp(1), tp(2)],
+            keeps_epoch: false,
         }
     }
 

@@ -53,7 +53,8 @@ fn decode(marker: TransactionMarker) -> Result<(TransactionEnd, Vec<TopicPartiti
     let producer = ProducerIdentity { id: ProducerId::new(marker.producer_id), epoch: ProducerEpoch::new(epoch) };
     let result = if marker.commit { TransactionResult::Commit } else { TransactionResult::Abort };
     let end = EndTransactionMarker { result, coordinator_epoch: marker.coordinator_epoch };
-    let end = TransactionEnd { producer, marker: end, by: EndedBy::Coordinator };
+    let by = if marker.keeps_epoch { EndedBy::CoordinatorInEpoch } else { EndedBy::Coordinator };
+    let end = TransactionEnd { producer, marker: end, by };
     let mut partitions = Vec::new();
     for of in marker.partitions {
         let topic = TopicId::from_slice(&of.topic_id).ok_or_else(|| invalid("a topic id is 16 bytes long"))?;

@@ -5,7 +5,8 @@
 //! of the partition's lock. What the producer sends meanwhile waits behind, so that its order holds ([`Verifications`]).
 //!
 //! An answer says what held when it was given. Should the transaction end before the append, either its marker has bumped the
-//! producer's epoch in the log, and the append is refused, or the marker is on its way, and ends this record too.
+//! producer's epoch in the log, and the append is refused, or the marker is on its way, and ends this record too. A marker that
+//! leaves the epoch as it is makes what was answered before outdated, and it is asked again.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -33,7 +34,23 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What waits for the coordinator's word in one partition, by producer, in the order in which it came.
 #[derive(Debug)]
 pub struct Verifications<Waiter> {
-    waiting: BTreeMap<ProducerIdentity, Vec<Waiter>>,
+    waiting: BTreeMap<ProducerIdentity, Waiting<Waiter>>,
+}
+
+#[derive(Debug)]
+struct Waiting<Waiter> {
+    them: Vec<Waiter>,
+    /// The transaction that was asked about may have ended since.
+    is_outdated: bool,
+}
+
+/// What there is to be done with an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answered<Waiter> {
+    /// It is for these. None, if they were given up meanwhile.
+    Waiters(Vec<Waiter>),
+    /// It came too late to be true: ask again.
+    Outdated,
 }
 
 /// Who is to ask.
@@ -60,24 +77,36 @@ impl<Waiter> Verifications<Waiter> {
     pub fn wait(&mut self, producer: ProducerIdentity, waiter: Waiter) -> Turn {
         match self.waiting.entry(producer) {
             Entry::Occupied(mut behind) => {
-                behind.get_mut().push(waiter);
+                behind.get_mut().them.push(waiter);
                 Turn::Wait
             }
             Entry::Vacant(first) => {
-                first.insert(vec![waiter]);
+                first.insert(Waiting { them: vec![waiter], is_outdated: false });
                 Turn::Ask
             }
         }
     }
 
-    /// With the coordinator's answer. Empty if they were given up meanwhile.
-    pub fn take(&mut self, producer: ProducerIdentity) -> Vec<Waiter> {
-        self.waiting.remove(&producer).unwrap_or_default()
+    /// With the coordinator's answer.
+    pub fn take(&mut self, producer: ProducerIdentity) -> Answered<Waiter> {
+        if let Some(waiting) = self.waiting.get_mut(&producer)
+            && std::mem::take(&mut waiting.is_outdated)
+        {
+            return Answered::Outdated;
+        }
+        Answered::Waiters(self.waiting.remove(&producer).map(|waiting| waiting.them).unwrap_or_default())
+    }
+
+    /// What was asked so far of a transaction of `producer` was asked before it ended, and the next one has the same epoch.
+    pub fn outdate(&mut self, producer: ProducerIdentity) {
+        if let Some(waiting) = self.waiting.get_mut(&producer) {
+            waiting.is_outdated = true;
+        }
     }
 
     /// All of them, as this broker leads the partition no more.
     pub fn give_up(&mut self) -> Vec<Waiter> {
-        std::mem::take(&mut self.waiting).into_values().flatten().collect()
+        std::mem::take(&mut self.waiting).into_values().flat_map(|waiting| waiting.them).collect()
     }
 }
 
@@ -87,11 +116,13 @@ pub struct Verification {
     pub transactional_id: TransactionalId,
     pub producer: ProducerIdentity,
     pub partition: TopicPartition,
+    /// Whether the partition becomes part of the transaction by this, if it is not yet.
+    pub joins: bool,
 }
 
 /// The way to the transaction coordinators.
 pub trait Verifier: Send + Sync {
-    /// Adds the partition to the transaction, unless that is over or not this producer's.
+    /// Adds the partition to the transaction if it joins it, unless that is over or not this producer's.
     fn verify(&self, question: Verification) -> BoxFuture<'static, Result<(), v1::Error>>;
 }
 
@@ -127,7 +158,8 @@ impl ClusterVerifier {
                 topic_id: topic_id_bytes(question.partition.topic),
                 partitions: vec![question.partition.partition.get()],
             }],
-            verify_only: false,
+            verify_only: !question.joins,
+            group_id: String::new(),
         };
         match client.add_partitions_to_transaction(request).await {
             Ok(_) => Ok(()),
@@ -206,12 +238,24 @@ mod tests {
         assert_eq!(verifications.wait(producer(2, 0), 'c'), Turn::Ask);
         assert_eq!(verifications.wait(producer(1, 1), 'd'), Turn::Ask, "the next transaction is another");
         assert!(verifications.is_waiting(producer(1, 0)));
-        assert_eq!(verifications.take(producer(1, 0)), ['a', 'b']);
+        assert_eq!(verifications.take(producer(1, 0)), Answered::Waiters(vec!['a', 'b']));
         assert!(!verifications.is_waiting(producer(1, 0)));
         let mut left = verifications.give_up();
         left.sort_unstable();
         assert_eq!(left, ['c', 'd']);
-        assert!(verifications.take(producer(2, 0)).is_empty(), "the answer comes too late for them");
+        assert_eq!(verifications.take(producer(2, 0)), Answered::Waiters(vec![]), "the answer comes too late for them");
+    }
+
+    #[test]
+    fn t34_an_answer_from_before_the_end_of_a_transaction_is_not_for_the_next_in_its_epoch() {
+        let mut verifications = Verifications::default();
+        verifications.outdate(producer(1, 0));
+        assert_eq!(verifications.wait(producer(1, 0), 'a'), Turn::Ask, "nobody had asked");
+        verifications.outdate(producer(1, 0));
+        assert_eq!(verifications.wait(producer(1, 0), 'b'), Turn::Wait);
+        assert_eq!(verifications.take(producer(1, 0)), Answered::Outdated);
+        assert!(verifications.is_waiting(producer(1, 0)), "until it has been asked again");
+        assert_eq!(verifications.take(producer(1, 0)), Answered::Waiters(vec!['a', 'b']));
     }
 
     async fn answered(answers: &[Result<(), ErrorCode>]) -> (usize, Result<(), ErrorCode>) {

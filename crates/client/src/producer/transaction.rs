@@ -263,6 +263,7 @@ impl Core {
             producer_id: state.session.id.get(),
             producer_epoch: state.session.epoch.get().into(),
             commit,
+            ..Default::default()
         };
         let what = if commit { "commit the transaction" } else { "abort the transaction" };
         let send = |mut client: CoordinatorClient<_>| {
@@ -320,6 +321,7 @@ impl Core {
             member_epoch: group.member_epoch.get(),
             instance_id: group.instance_id.clone().unwrap_or_default(),
             offsets: group::offsets::to_wire(&self.client, &group.group_id, offsets).map_err(refused)?,
+            ..Default::default()
         };
         let coordinator = {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);

@@ -42,6 +42,8 @@ struct Value {
     marker: Option<Producer>,
     #[prost(bool, tag = "10")]
     timed_out: bool,
+    #[prost(bool, tag = "11")]
+    keeps_epoch: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -141,6 +143,7 @@ pub(super) fn record(id: &TransactionalId, transaction: &Transaction) -> Coordin
         topics,
         marker: transaction.marker.map(Producer::from),
         timed_out: transaction.timed_out,
+        keeps_epoch: transaction.keeps_epoch,
     };
     CoordinatorRecord { key: key(id), value: Some(value.encode_to_vec().into()) }
 }
@@ -176,6 +179,7 @@ pub(super) fn read(record: &CoordinatorRecord) -> Result<Option<(TransactionalId
         partitions,
         marker,
         timed_out: value.timed_out,
+        keeps_epoch: value.keeps_epoch,
     };
     Ok(Some((id, Some(transaction))))
 }

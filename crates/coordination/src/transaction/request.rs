@@ -37,6 +37,8 @@ pub enum Request {
         result: TransactionResult,
         /// As in `InitProducerId`: for when the epochs of the producer id are used up.
         fresh: ProducerId,
+        /// The asker can't be told of another epoch: its next transaction has this one's.
+        keeps_epoch: bool,
     },
     /// By who carries out [`Action::WriteMarkers`]: they are committed in these partitions, or the partitions are deleted.
     MarkersWritten {
@@ -98,5 +100,8 @@ pub enum Action {
         result: TransactionResult,
         coordinator_epoch: LeaderEpoch,
         partitions: Vec<TopicPartition>,
+        /// The epoch is the transaction's own: a partition where it is not open has the marker already. The next transaction
+        /// begins once all of this one's markers are reported.
+        keeps_epoch: bool,
     },
 }

@@ -73,8 +73,9 @@ impl TransactionShard {
             Request::AddPartitions { transactional_id, producer, partitions, verify_only } => {
                 self.add_partitions(now, transactional_id, producer, &partitions, verify_only)
             }
-            Request::EndTransaction { transactional_id, producer, result, fresh } => {
-                self.end_transaction(now, transactional_id, producer, result, fresh)
+            Request::EndTransaction { transactional_id, producer, result, fresh, keeps_epoch } => {
+                let end = if keeps_epoch { End::Kept(result) } else { End::Asked(result, fresh) };
+                self.end_transaction(now, transactional_id, producer, result, end)
             }
             Request::MarkersWritten { transactional_id, producer, partitions } => {
                 Ok(self.markers_written(now, transactional_id, producer, &partitions))
@@ -170,14 +171,18 @@ impl TransactionShard {
         id: TransactionalId,
         producer: ProducerIdentity,
         result: TransactionResult,
-        fresh: ProducerId,
+        end: End,
     ) -> Result<Outcome, Error> {
         let Some(transaction) = self.transactions.get(&id) else {
             return Err(Error::Expired { id, found: producer.id });
         };
+        let is_asked_again = match end {
+            // One that has nothing open asks again, as clients end only what they have begun.
+            End::Kept(_) => transaction.keeps_epoch && transaction.producer == producer,
+            _ => transaction.previous == Some(producer) && transaction.producer.epoch != EPOCH_MAX,
+        };
         if let TransactionState::Prepare(ended) | TransactionState::Complete(ended) = transaction.state
-            && transaction.previous == Some(producer)
-            && transaction.producer.epoch != EPOCH_MAX
+            && is_asked_again
         {
             return if ended == result {
                 Ok(Outcome::Answer(Response::Ended { next: transaction.producer }))
@@ -191,7 +196,7 @@ impl TransactionShard {
         if let TransactionState::Prepare(_) = transaction.state {
             return Err(Error::Completing { id });
         }
-        let next = transaction.ended(End::Asked(result, fresh), now.wall);
+        let next = transaction.ended(end, now.wall);
         let answer = Response::Ended { next: next.producer };
         Ok(Outcome::Change(id, next, Ok(answer)))
     }
@@ -256,6 +261,7 @@ impl TransactionShard {
             result,
             coordinator_epoch: self.coordinator_epoch,
             partitions: of.partitions.iter().copied().collect(),
+            keeps_epoch: of.keeps_epoch,
         })
     }
 

@@ -61,6 +61,8 @@ pub(super) struct Transaction {
     pub(super) marker: Option<ProducerIdentity>,
     /// The last one was aborted because it took too long.
     pub(super) timed_out: bool,
+    /// The last one was ended by a producer that goes on in the same epoch.
+    pub(super) keeps_epoch: bool,
 }
 
 /// Why a transaction ends.
@@ -68,6 +70,8 @@ pub(super) struct Transaction {
 pub(super) enum End {
     /// Its producer says so. The id is for when the epochs are used up.
     Asked(TransactionResult, ProducerId),
+    /// The same, of a producer that does not learn of another epoch.
+    Kept(TransactionResult),
     TimedOut,
     /// Its producer starts anew.
     Reset,
@@ -87,6 +91,7 @@ impl Transaction {
             partitions: BTreeSet::new(),
             marker: None,
             timed_out: false,
+            keeps_epoch: false,
         }
     }
 
@@ -124,6 +129,7 @@ impl Transaction {
             next.started_at = now;
             next.partitions.clear();
             next.timed_out = false;
+            next.keeps_epoch = false;
         }
         next.partitions.extend(partitions);
         next.updated_at = now;
@@ -131,14 +137,18 @@ impl Transaction {
     }
 
     /// Prepared, or complete already if there is nothing to mark. Either way the epoch goes up: a write that is still on its way
-    /// must not get into the next transaction (T34).
+    /// must not get into the next transaction (T34). Only for a producer that could not be told it stays as it is: then partitions
+    /// join the next transaction by the producer's own word alone, and that begins only when this one is complete.
     pub(super) fn ended(&self, end: End, now: TimestampMs) -> Self {
         let (result, producer, previous) = match end {
             End::Asked(result, fresh) => (result, self.bumped(fresh), Some(self.producer)),
+            End::Kept(result) => (result, self.producer, None),
             End::TimedOut | End::Reset => (TransactionResult::Abort, self.fenced(), Some(self.producer)),
             End::TakenOver => (TransactionResult::Abort, self.fenced(), None),
         };
         let open = self.state == TransactionState::Ongoing;
+        let keeps_epoch = matches!(end, End::Kept(_));
+        let marker = || if keeps_epoch { self.producer } else { self.fenced() };
         Self {
             producer,
             previous,
@@ -147,8 +157,9 @@ impl Transaction {
             started_at: if open { self.started_at } else { TimestampMs::NONE },
             updated_at: now,
             partitions: if open { self.partitions.clone() } else { BTreeSet::new() },
-            marker: open.then(|| self.fenced()),
+            marker: open.then(marker),
             timed_out: end == End::TimedOut,
+            keeps_epoch,
         }
     }
 

@@ -14,12 +14,14 @@ mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub(crate) mod topics;
+mod transactions;
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, FetchRequest, ProduceRequest};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,8 +31,10 @@ mod tests;
 
 pub(crate) use api_versions::unsupported;
 use groups::{classic, consumer, describe, offsets};
+use transactions::{end, join};
 
 use crate::door::Door;
+use crate::error;
 use crate::frame::Frame;
 use crate::layout::{Layout, LayoutError};
 use crate::reply::{self, EncodeError, ReplyHeader};
@@ -53,9 +57,16 @@ pub(crate) const APIS: &[Api] = &[
     Api::of::<api_versions::ApiVersions>(),
     Api::of::<init_producer_id::InitProducerId>(),
     Api::of::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
+    Api::of::<join::AddPartitionsToTxn>(),
+    Api::of::<join::AddOffsetsToTxn>(),
+    Api::of::<end::EndTxn>(),
+    Api::of::<join::TxnOffsetCommit>(),
     Api::of::<describe::DeleteGroups>(),
     Api::of::<offsets::OffsetDelete>(),
     Api::of::<describe_cluster::DescribeCluster>(),
+    Api::of::<transactions::describe::DescribeProducers>(),
+    Api::of::<transactions::describe::DescribeTransactions>(),
+    Api::of::<transactions::describe::ListTransactions>(),
     Api::of::<consumer::ConsumerGroupHeartbeat>(),
     Api::of::<describe::ConsumerGroupDescribe>(),
 ];
@@ -198,6 +209,11 @@ impl Api {
         }
         Ok(api)
     }
+}
+
+/// What a method of the broker answered, or why it did not.
+pub(crate) fn answered<T>(result: Result<tonic::Response<T>, tonic::Status>) -> Result<T, ResponseError> {
+    result.map(tonic::Response::into_inner).map_err(|status| error::of_status(&status).0)
 }
 
 /// A request, once it was walked through.

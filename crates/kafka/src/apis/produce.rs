@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use highwater_broker::partition::PartitionError;
 use highwater_broker::produce::{
-    Acks, PendingProduce, ProduceAnswer, ProduceRequest as Produce, ProduceResult, ProduceTo,
+    Acks, InTransaction, PendingProduce, ProduceAnswer, ProduceRequest as Produce, ProduceResult, ProduceTo,
 };
 use highwater_broker::{Api as Measured, Deadlines};
 use highwater_metadata::ClusterImage;
@@ -31,6 +31,11 @@ use crate::door::Door;
 use crate::error;
 use crate::layout::{Layout, array, blob, int16, int32, text, uuid};
 use crate::reply;
+
+/// Partitions become part of a transaction by its first records (KIP-890); before, clients add them first.
+const JOINS_TRANSACTIONS: i16 = 12;
+/// Clients know that a transaction is only to be aborted.
+const KNOWS_ABORTABLE: i16 = 11;
 
 pub(crate) const LAYOUT: Layout = Layout {
     flexible: 9,
@@ -145,8 +150,9 @@ impl Pipeline {
         }
         let wait_ms = u32::try_from(request.timeout_ms.max(0)).unwrap_or(0).min(limits.wait_ms_max);
         let deadline = began + Duration::from_millis(wait_ms.into());
-        let transactional_id = transactional_id.unwrap_or_default();
-        let asked = Produce { token, acks, transactional_id, partitions };
+        let joins = call.version >= JOINS_TRANSACTIONS;
+        let transaction = transactional_id.unwrap_or_default().map(|id| InTransaction { id, joins });
+        let asked = Produce { token, acks, transaction, partitions };
         let permit = call.permit.take();
         let pending = core.partitions.produce(asked, limits.decompressed_bytes_max, permit, &self.answer_to);
         if !pending.is_answered() {
@@ -248,7 +254,12 @@ fn encode(
             .with_log_start_offset(produced.log_start.get()),
         Err(error) => {
             call.door.api.core.partitions.metrics().refused(Measured::Produce, error.code());
-            let code = topics::partition_error(&error, call.version >= BY_ID);
+            let code = match topics::partition_error(&error, call.version >= BY_ID) {
+                // What coordinators call these, leaders do not.
+                ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
+                ResponseError::TransactionAbortable if call.version < KNOWS_ABORTABLE => ResponseError::InvalidTxnState,
+                error => error,
+            };
             let mut answer = refused(code, Some(error.to_string()));
             if call.version >= LEADER_HINTS {
                 hint(&call.door, image, &error, &mut answer, endpoints);

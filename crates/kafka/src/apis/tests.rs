@@ -1,8 +1,10 @@
 //! The layouts, held against the encoder of the protocol's crate: each walks exactly what a client sends.
 
 use bytes::BytesMut;
+use kafka_protocol::messages::add_partitions_to_txn_request::{AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction};
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -16,6 +18,9 @@ use kafka_protocol::messages::offset_fetch_request::{
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::*;
 
 use super::*;
@@ -213,6 +218,44 @@ fn requests_about_groups_are_walked_to_their_end() {
     });
     walks(ApiKey::ConsumerGroupDescribe, |_| {
         ConsumerGroupDescribeRequest::default().with_group_ids(vec![text("g").into()])
+    });
+}
+
+#[test]
+fn requests_of_transactions_are_walked_to_their_end() {
+    walks(ApiKey::AddPartitionsToTxn, |version| {
+        let topic = AddPartitionsToTxnTopic::default().with_name(text("t").into()).with_partitions(vec![1, 2]);
+        if version < 4 {
+            return AddPartitionsToTxnRequest::default()
+                .with_v3_and_below_transactional_id(text("id").into())
+                .with_v3_and_below_topics(vec![topic]);
+        }
+        let one = AddPartitionsToTxnTransaction::default().with_transactional_id(text("id").into());
+        AddPartitionsToTxnRequest::default().with_transactions(vec![one.with_topics(vec![topic.clone(), topic])])
+    });
+    walks(ApiKey::AddOffsetsToTxn, |_| AddOffsetsToTxnRequest::default().with_group_id(text("g").into()));
+    walks(ApiKey::EndTxn, |_| EndTxnRequest::default().with_transactional_id(text("id").into()));
+    walks(ApiKey::TxnOffsetCommit, |version| {
+        let partition = TxnOffsetCommitRequestPartition::default().with_committed_metadata(Some(text("m")));
+        let topic = TxnOffsetCommitRequestTopic::default().with_name(text("t").into());
+        let request = TxnOffsetCommitRequest::default().with_topics(vec![topic.with_partitions(vec![partition])]);
+        match version {
+            ..3 => request,
+            _ => request.with_generation_id(3).with_member_id(text("m")).with_group_instance_id(Some(text("i"))),
+        }
+    });
+    walks(ApiKey::DescribeProducers, |_| {
+        let topic = TopicRequest::default().with_name(text("t").into()).with_partition_indexes(vec![1, 2]);
+        DescribeProducersRequest::default().with_topics(vec![topic])
+    });
+    walks(ApiKey::DescribeTransactions, |_| {
+        DescribeTransactionsRequest::default().with_transactional_ids(vec![text("id").into()])
+    });
+    walks(ApiKey::ListTransactions, |version| {
+        ListTransactionsRequest::default()
+            .with_state_filters(vec![text("Ongoing")])
+            .with_producer_id_filters(vec![7.into()])
+            .with_duration_filter(if version >= 1 { 5 } else { -1 })
     });
 }
 

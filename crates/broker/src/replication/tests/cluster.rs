@@ -225,7 +225,7 @@ impl Cluster {
     ) -> mpsc::UnboundedReceiver<ProduceAnswer> {
         let (answers, taken) = mpsc::unbounded_channel();
         let to = ProduceTo { partition: tp, leader_epoch: LeaderEpoch::NONE, records: batch };
-        let request = ProduceRequest { token: 0, acks, transactional_id: None, partitions: vec![to] };
+        let request = ProduceRequest { token: 0, acks, transaction: None, partitions: vec![to] };
         self.nodes[&id].core.partitions.produce(request, 64 << 20, None, &answers);
         taken
     }

@@ -93,6 +93,14 @@ impl CoordinatorService {
         }
     }
 
+    /// The partition that keeps a group.
+    pub(super) fn keeps_group(&self, group: &GroupId) -> Result<TopicPartition, Status> {
+        let groups = &self.coordinators.groups;
+        let keeps = groups.partition_of(group.as_str()).and_then(|partition| groups.topic_partition(partition));
+        let none = "there is no group coordinator yet: FindCoordinator makes it";
+        keeps.ok_or_else(|| refuse(ErrorCode::CoordinatorNotAvailable, none))
+    }
+
     /// First the partition that keeps the group becomes part of the transaction, so that its end reaches the offsets.
     pub(super) async fn commit_in_transaction(
         &self,
@@ -109,14 +117,9 @@ impl CoordinatorService {
             offsets,
             transaction: Some(OffsetsInTransaction { producer }),
         };
-        let groups = &self.coordinators.groups;
-        let keeps = groups.partition_of(group.as_str()).and_then(|partition| groups.topic_partition(partition));
-        let none = || {
-            refuse(ErrorCode::CoordinatorNotAvailable, "there is no group coordinator yet: FindCoordinator makes it")
-        };
-        let partition = keeps.ok_or_else(none)?;
+        let partition = self.keeps_group(&group)?;
         self.verifier
-            .verify(Verification { transactional_id, producer, partition })
+            .verify(Verification { transactional_id, producer, partition, joins: !asked.verify_only })
             .await
             .map_err(status_from_error)?;
         match self.ask_group(&group, request).await? {

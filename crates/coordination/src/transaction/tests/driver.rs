@@ -182,7 +182,8 @@ impl Coordinator {
         producer: ProducerIdentity,
         result: TransactionResult,
     ) -> Request {
-        Request::EndTransaction { transactional_id: id.clone(), producer, result, fresh: self.fresh() }
+        let fresh = self.fresh();
+        Request::EndTransaction { transactional_id: id.clone(), producer, result, fresh, keeps_epoch: false }
     }
 
     /// Reports all markers that this incarnation wants written, and forgets the actions.

@@ -39,6 +39,7 @@ fn a_commit_is_answered_when_prepared_and_complete_when_every_marker_is_reported
             result: Commit,
             coordinator_epoch: LeaderEpoch::new(4),
             partitions: vec![partition(0), partition(1)],
+            keeps_epoch: false,
         }]
     );
     let report =
@@ -262,6 +263,7 @@ fn trap_36_a_new_coordinator_has_the_markers_written_in_its_own_name() {
             result: Commit,
             coordinator_epoch: LeaderEpoch::new(5),
             partitions: vec![partition(0), partition(1)],
+            keeps_epoch: false,
         }]
     );
     c.complete();

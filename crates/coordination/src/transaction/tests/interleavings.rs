@@ -219,7 +219,7 @@ impl World {
         }
         let now_epoch = self.coordinator.epoch;
         for action in std::mem::take(&mut self.coordinator.actions) {
-            let Action::WriteMarkers { transactional_id, producer, result, coordinator_epoch, partitions } = action;
+            let Action::WriteMarkers { transactional_id, producer, result, coordinator_epoch, partitions, .. } = action;
             assert_eq!(coordinator_epoch, now_epoch);
             let of =
                 ProducerIdentity { epoch: highwater_types::ProducerEpoch::new(producer.epoch.get() - 1), ..producer };

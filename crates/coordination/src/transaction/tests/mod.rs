@@ -2,3 +2,4 @@ mod crashes;
 mod driver;
 mod effects;
 mod interleavings;
+mod kept_epoch;

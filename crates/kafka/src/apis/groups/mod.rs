@@ -6,17 +6,10 @@ pub(super) mod describe;
 pub(super) mod offsets;
 
 use highwater_protocol::v1;
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::protocol::StrBytes;
-use tonic::{Response, Status};
 
-use super::Call;
+use super::{Call, answered};
 use crate::error;
-
-/// What the coordinator answered, or why it did not.
-fn answered<T>(result: Result<Response<T>, Status>) -> Result<T, ResponseError> {
-    result.map(Response::into_inner).map_err(|status| error::of_status(&status).0)
-}
 
 /// Of a part of a request.
 fn code_of(error: Option<&v1::Error>) -> i16 {

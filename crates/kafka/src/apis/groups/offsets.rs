@@ -59,7 +59,7 @@ pub(crate) struct Stated<'a> {
     pub metadata: Option<&'a StrBytes>,
 }
 
-pub(crate) fn offset_to_commit(tp: TopicPartition, it: &Stated<'_>) -> Result<v1::OffsetToCommit, ResponseError> {
+fn offset_to_commit(tp: TopicPartition, it: &Stated<'_>) -> Result<v1::OffsetToCommit, ResponseError> {
     if it.offset < 0 {
         return Err(ResponseError::InvalidRequest);
     }
@@ -70,6 +70,24 @@ pub(crate) fn offset_to_commit(tp: TopicPartition, it: &Stated<'_>) -> Result<v1
         leader_epoch: it.leader_epoch,
         metadata: stated(it.metadata),
     })
+}
+
+/// The offsets of a request that can be asked for, and what became of each as it was stated.
+#[derive(Default)]
+pub(crate) struct ToCommit {
+    pub offsets: Vec<v1::OffsetToCommit>,
+    pub places: Vec<Result<TopicPartition, ResponseError>>,
+}
+
+impl ToCommit {
+    pub(crate) fn add(&mut self, image: &ClusterImage, topic: &TopicName, index: i32, stated: &Stated<'_>) {
+        let place = find(image, topic, index);
+        let place = place.and_then(|tp| offset_to_commit(tp, stated).map(|offset| (tp, offset)));
+        self.places.push(place.map(|(tp, offset)| {
+            self.offsets.push(offset);
+            tp
+        }));
+    }
 }
 
 /// A partition of a topic that is named.
@@ -98,8 +116,7 @@ impl Handler for OffsetCommit {
 
     async fn handle(call: &Call, request: OffsetCommitRequest) -> Result<OffsetCommitResponse, Broken> {
         let image = call.door.api.image();
-        let mut offsets = Vec::new();
-        let mut places = Vec::new();
+        let mut to_commit = ToCommit::default();
         for topic in &request.topics {
             for it in &topic.partitions {
                 let stated = Stated {
@@ -107,12 +124,7 @@ impl Handler for OffsetCommit {
                     leader_epoch: it.committed_leader_epoch,
                     metadata: it.committed_metadata.as_ref(),
                 };
-                let place = find(&image, &topic.name, it.partition_index);
-                let place = place.and_then(|tp| offset_to_commit(tp, &stated).map(|offset| (tp, offset)));
-                places.push(place.map(|(tp, offset)| {
-                    offsets.push(offset);
-                    tp
-                }));
+                to_commit.add(&image, &topic.name, it.partition_index, &stated);
             }
         }
         let asked = v1::CommitOffsetsRequest {
@@ -120,11 +132,11 @@ impl Handler for OffsetCommit {
             member_id: request.member_id.to_string(),
             member_epoch: request.generation_id_or_member_epoch,
             instance_id: stated(request.group_instance_id.as_ref()),
-            offsets,
+            offsets: to_commit.offsets,
         };
         let answer = answered(call.door.api.coordinator().commit_offsets(Request::new(asked)).await);
         let answer = answer.map(|answer| refusals(&answer.partitions)).map_err(commit_error);
-        let mut places = places.into_iter();
+        let mut places = to_commit.places.into_iter();
         let topics = request.topics.iter().map(|topic| {
             let partitions = topic.partitions.iter().zip(places.by_ref()).map(|(it, place)| {
                 OffsetCommitResponsePartition::default()
