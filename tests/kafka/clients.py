@@ -290,27 +290,30 @@ class Kcat:
             form = ["-C", "-q", "-e", "-J", "-t", topic, "-p", partition, "-o", offset]
             options = ["-X", f"isolation.level={level}", "-X", "check.crcs=true", "-X", f"fetch.message.max.bytes={BIG}"]
             for line in self.run(*form, *options).stdout.splitlines():
-                records.append(self.record(json.loads(line)))
+                # Bytes that are no text are in its JSON as they are.
+                records.append(self.record(json.loads(line.decode(errors="surrogateescape"), strict=False)))
         assert len(records) >= count, f"{len(records)} of {count} came"
         return records
 
     def record(self, it):
         def encoded(text):
-            return None if text is None else text.encode()
+            return None if text is None else text.encode(errors="surrogateescape")
 
-        flat = it.get("headers", [])
+        flat = it.get("headers") or []
         headers = [(name, encoded(value)) for name, value in zip(flat[::2], flat[1::2])]
         kind = it["tstype"] == "logappend"
         return Record(encoded(it["payload"]), encoded(it["key"]), headers, it["ts"], it["partition"], it["offset"], kind)
 
     def offset_at(self, topic, partition, timestamp):
-        [line] = self.run("-Q", "-t", f"{topic}:{partition}:{timestamp}").stdout.decode().splitlines()
-        offset = int(line.split("offset")[1])
+        offset = self.ask(topic, partition, timestamp)
         return None if offset < 0 else offset
 
     def ends(self, topic, partition):
-        asked = [self.run("-Q", "-t", f"{topic}:{partition}:{at}").stdout.decode() for at in (-2, -1)]
-        return tuple(int(line.split("offset")[1]) for line in asked)
+        return self.ask(topic, partition, -2), self.ask(topic, partition, -1)
+
+    def ask(self, topic, partition, place):
+        [line] = self.run("-Q", "-t", f"{topic}:{partition}:{place}").stdout.decode().splitlines()
+        return int(line.rsplit("offset", 1)[1])
 
 
 CLIENTS = {it.name: it for it in (Confluent, KafkaPython, AioKafka, Kcat)}

@@ -52,19 +52,18 @@ def test_null_and_empty_keys_values_and_headers_with_names_twice_come_back_as_th
         Record(None, b"tombstone"),
         Record(b"no key", None),
         Record(b"", b""),
-        Record(None, None, [("only", b"headers")]),
-        Record(b"v", b"k", [("twice", b"1"), ("null", None), ("twice", b"2"), ("", b"no name"), ("empty", b"")]),
+        Record(b"v", b"k", [("twice", b"1"), ("twice", b"2"), ("", b"no name"), ("empty", b"")]),
         Record(bytes(range(256)), bytes(range(255, -1, -1)), [("\u00e4\u20ac\U0001f600", bytes(range(256)))]),
     ]
+    if library.name != "kafka-python":
+        # It refuses to send such a header; all read it.
+        sent.append(Record(b"v", b"k", [("null", None), ("null", b"not")]))
+    if library.name == "confluent-kafka":
+        # The others refuse to send such a record; all read it.
+        sent.append(Record(None, None, [("only", b"headers")]))
     library.produce(topic, sent)
     for reader in clients:
         got = reader.consume(topic, {0: 0}, len(sent))
-        if reader.name == "kcat":
-            # Its JSON holds text alone, and shows an empty value as none.
-            shown = [(it.key or None, it.value or None) for it in got[:5]]
-            assert shown == [(it.key or None, it.value or None) for it in sent[:5]]
-            assert [name for name, _ in got[4].headers] == ["twice", "null", "twice", "", "empty"]
-            continue
         assert [it.content() for it in got] == [it.content() for it in sent], reader.name
 
 
@@ -90,11 +89,6 @@ def test_records_of_a_megabyte_and_more(library, clients, new_topic):
     sent = [Record(os.urandom(1 << 20)), Record(b"x" * (1 << 20)), Record(os.urandom(3 << 20)), Record(b"small")]
     library.produce(topic, sent)
     for reader in clients:
-        if reader.name == "kcat":
-            # Its JSON holds text alone.
-            [got] = reader.consume(topic, {0: 1}, 1)[:1]
-            assert got.value == sent[1].value
-            continue
         got = reader.consume(topic, {0: 0}, len(sent))
         assert [it.value for it in got] == [it.value for it in sent], reader.name
 
@@ -144,7 +138,8 @@ def test_every_level_of_acknowledgement_is_written(client, new_topic):
 
 def test_reading_begins_at_any_offset_and_any_time(client, new_topic):
     topic = new_topic()
-    first = 1_700_000_000_000
+    # Within the time of retention.
+    first = int(time.time() * 1000) - 3_600_000
     sent = [Record(b"%d" % n, timestamp=first + n * 1000) for n in range(100)]
     # kcat can't choose the times of what it sends.
     Confluent(client.bootstrap).produce(topic, sent, batch_bytes=300)
@@ -211,11 +206,15 @@ def test_one_producer_goes_on_after_a_message_that_is_too_large(cluster, new_top
 def test_a_topic_that_is_not_there_is_an_error_and_is_not_made(cluster, client):
     topic = f"nowhere-{client.name}"
     if client.name == "kcat":
-        done = client.run("-P", "-t", topic, "-X", "message.timeout.ms=5000", stdin=b"v\n", fails=True)
+        done = client.run("-P", "-t", topic, "-X", "topic.metadata.propagation.max.ms=1000", stdin=b"v\n", fails=True)
         assert b"nknown topic" in done.stderr, done
     else:
-        # librdkafka gives a topic half a minute to come into being by default.
-        more = {"topic.metadata.propagation.max.ms": 1000} if client.name == "confluent-kafka" else {}
+        # Each gives a topic half a minute or more to come into being by default.
+        more = {
+            "confluent-kafka": {"topic.metadata.propagation.max.ms": 1000},
+            "kafka-python": {"max_block_ms": 1000},
+            "aiokafka": {"request_timeout_ms": 1000},
+        }
         with pytest.raises(UnknownTopic):
-            client.produce(topic, [Record(b"v")], **more)
+            client.produce(topic, [Record(b"v")], **more[client.name])
     assert topic not in cluster.command("topic", "list")

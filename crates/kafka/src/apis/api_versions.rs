@@ -40,6 +40,10 @@ impl Handler for ApiVersions {
     }
 }
 
+/// The oldest version of Produce that is listed, as Kafka 4 lists it: librdkafka before 2.8 sends gzip, snappy and lz4
+/// uncompressed to a broker whose list does not begin there. It sends none of these versions itself, and they are not taken.
+const PRODUCE_FIRST: i16 = 0;
+
 fn is_plain(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     let is_edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -48,7 +52,8 @@ fn is_plain(text: &str) -> bool {
 
 fn answer(error_code: i16) -> ApiVersionsResponse {
     let version = |api: &super::Supported| {
-        ApiVersion::default().with_api_key(api.key).with_min_version(api.first).with_max_version(api.last)
+        let first = if api.key == ApiKey::Produce as i16 { PRODUCE_FIRST } else { api.first };
+        ApiVersion::default().with_api_key(api.key).with_min_version(first).with_max_version(api.last)
     };
     ApiVersionsResponse::default().with_error_code(error_code).with_api_keys(SUPPORTED.iter().map(version).collect())
 }
