@@ -17,7 +17,7 @@ class Load(threading.Thread):
     """One idempotent producer that sends records, numbered for each key, until it is told to stop."""
 
     def __init__(self, bootstrap, topic):
-        super().__init__()
+        super().__init__(daemon=True)
         self.bootstrap, self.topic = bootstrap, topic
         self.stopping = threading.Event()
         self.sent, self.failures = 0, []
@@ -143,7 +143,16 @@ def load(library, cluster, new_topic):
     running.start()
     yield running
     running.stopping.set()
-    running.join(90)
+
+
+@pytest.fixture(autouse=True)
+def all_up(cluster):
+    """Leaves no broker down, whatever became of the test."""
+    yield
+    for broker in cluster.brokers.values():
+        if broker.process.poll() is not None:
+            broker.start()
+    until("all brokers in service", lambda: cluster.in_service() == set(cluster.brokers))
 
 
 def check_log(library, load):
@@ -192,7 +201,7 @@ class Reader(threading.Thread):
     """Reads all partitions of a topic as records come, while brokers come and go; by librdkafka."""
 
     def __init__(self, library, topic):
-        super().__init__()
+        super().__init__(daemon=True)
         self.consumer = confluent_kafka.Consumer(
             {"bootstrap.servers": library.bootstrap, "group.id": "unused", "enable.auto.commit": False}
         )

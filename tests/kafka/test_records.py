@@ -97,7 +97,7 @@ def test_records_of_a_megabyte_and_more(library, clients, new_topic):
 def test_batches_of_many_sizes_keep_their_order(cluster, client, batch_bytes, new_topic):
     topic = new_topic()
     # One record a batch costs one request each.
-    count = 50 if batch_bytes == 1 else 5_000
+    count = 50 if batch_bytes == 1 else 2_000
     sent = [Record(b"%06d" % n + b"." * (n % 300), partition=0) for n in range(count)]
     client.produce(topic, sent, batch_bytes=batch_bytes)
     reader = client
