@@ -60,7 +60,8 @@ def test_a_key_has_the_same_partition_by_every_client(cluster, clients, new_topi
 def test_a_topic_is_made_by_asking_for_it_where_that_is_configured(binary, tmp_path, name):
     from conftest import PORT
 
-    running = Cluster(binary, tmp_path / "one", PORT + 50, 1, ["kafka.auto_create_topics=true"])
+    settings = ["kafka.auto_create_topics=true", "controller.default_replication_factor=1"]
+    running = Cluster(binary, tmp_path / "one", PORT + 50, 1, settings)
     try:
         running.start()
         client = LIBRARIES[name](running.kafka)
