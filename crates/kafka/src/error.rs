@@ -101,7 +101,9 @@ pub(crate) fn of_partition(error: &PartitionError) -> ResponseError {
         PartitionError::ShuttingDown => ResponseError::NotLeaderOrFollower,
         // A leader that was replaced meanwhile. librdkafka gives a batch up at a network error that a broker tells it of; with
         // this one it asks who leads now, and sends it again, with the sequence by which the next leader knows it.
-        PartitionError::NotAcknowledged(_) if error.code() == ErrorCode::Unavailable => ResponseError::NotLeaderOrFollower,
+        PartitionError::NotAcknowledged(_) if error.code() == ErrorCode::Unavailable => {
+            ResponseError::NotLeaderOrFollower
+        }
         PartitionError::Internal => ResponseError::InvalidTopicException,
         // A format from before record batches.
         PartitionError::Batch(BatchError::Magic { .. }) => ResponseError::InvalidRecord,
