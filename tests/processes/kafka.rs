@@ -22,13 +22,13 @@ use v1::records_client::RecordsClient;
 use crate::common::{SOON, Scene, TOPIC, broker};
 
 /// A Kafka client of one broker.
-struct Kafka {
+pub(crate) struct Kafka {
     io: TcpStream,
     correlation_id: i32,
 }
 
 impl Kafka {
-    async fn connect(scene: &Scene, id: BrokerId) -> Self {
+    pub(crate) async fn connect(scene: &Scene, id: BrokerId) -> Self {
         let port = scene.cluster.node(broker(id)).expect("a node").kafka_port().expect("a broker has one");
         Self { io: TcpStream::connect(("127.0.0.1", port)).await.expect("it listens"), correlation_id: 0 }
     }
@@ -65,7 +65,7 @@ impl Kafka {
         response
     }
 
-    async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+    pub(crate) async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         self.send(version, request).await;
         self.receive::<R>(version, self.correlation_id).await
     }
@@ -77,11 +77,11 @@ impl Kafka {
     }
 }
 
-fn name(text: &str) -> TopicName {
+pub(crate) fn name(text: &str) -> TopicName {
     StrBytes::from_string(text.to_owned()).into()
 }
 
-fn batch(values: std::ops::Range<u32>) -> Bytes {
+pub(crate) fn batch(values: std::ops::Range<u32>) -> Bytes {
     let mut builder = BatchBuilder::with_capacity(Compression::None, None, 1024);
     for value in values {
         let time = TimestampMs::new(1_700_000_000_000 + i64::from(value));
@@ -90,7 +90,7 @@ fn batch(values: std::ops::Range<u32>) -> Bytes {
     builder.build().expect("records")
 }
 
-fn produce(acks: i16, records: Bytes) -> ProduceRequest {
+pub(crate) fn produce(acks: i16, records: Bytes) -> ProduceRequest {
     let data = PartitionProduceData::default().with_index(0).with_records(Some(records));
     let topic = TopicProduceData::default().with_name(name(TOPIC)).with_partition_data(vec![data]);
     ProduceRequest::default().with_acks(acks).with_timeout_ms(10_000).with_topic_data(vec![topic])

@@ -10,6 +10,7 @@ mod failover;
 mod groups;
 mod isr;
 mod kafka;
+mod kafka_admin;
 mod metrics;
 mod min_insync;
 mod quickstart;

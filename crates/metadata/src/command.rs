@@ -138,6 +138,10 @@ pub enum Command {
     DeleteTopic {
         name: String,
     },
+    /// This topic, and no later one of the same name (T21).
+    DeleteTopicById {
+        topic: TopicId,
+    },
     AlterTopic {
         name: String,
         set_configs: BTreeMap<String, String>,

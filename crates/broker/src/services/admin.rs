@@ -61,6 +61,11 @@ fn check_not_internal(name: &str) -> Result<(), Status> {
     Ok(())
 }
 
+fn wire_topic_id(bytes: &[u8]) -> Result<TopicId, Status> {
+    let wrong = || refuse(ErrorCode::InvalidRequest, format!("a topic id is 16 bytes long, this one {}", bytes.len()));
+    TopicId::from_slice(bytes).ok_or_else(wrong)
+}
+
 fn unknown_topic(name: &str) -> Status {
     refuse(ErrorCode::UnknownTopic, format!("there is no topic {name:?}"))
 }
@@ -179,9 +184,23 @@ impl Admin for AdminService {
         &self,
         request: Request<DeleteTopicRequest>,
     ) -> Result<Response<DeleteTopicResponse>, Status> {
-        let name = request.into_inner().name;
-        check_not_internal(&name)?;
-        match self.execute(Command::DeleteTopic { name }).await? {
+        let request = request.into_inner();
+        let command = if request.topic_id.is_empty() {
+            check_not_internal(&request.name)?;
+            Command::DeleteTopic { name: request.name }
+        } else {
+            let topic = wire_topic_id(&request.topic_id)?;
+            let image = self.link.image();
+            let known = image.topic(topic).ok_or_else(|| status_from_error(unknown_id(topic)))?;
+            check_not_internal(known.name.as_str())?;
+            if !request.name.is_empty() && request.name != known.name.as_str() {
+                let message =
+                    format!("topic id {topic} is of {}, not of {:?}; give one of the two", known.name, request.name);
+                return Err(refuse(ErrorCode::InvalidRequest, message));
+            }
+            Command::DeleteTopicById { topic }
+        };
+        match self.execute(command).await? {
             CommandResponse::TopicDeleted { topic } => {
                 Ok(Response::new(DeleteTopicResponse { topic_id: topic_id_bytes(topic) }))
             }
@@ -260,10 +279,7 @@ impl Admin for AdminService {
         let is_forwarded = is_forwarded(&request);
         let request = request.into_inner();
         let image = self.link.image();
-        let length = request.topic_id.len();
-        let topic = TopicId::from_slice(&request.topic_id).ok_or_else(|| {
-            refuse(ErrorCode::InvalidRequest, format!("a topic id is 16 bytes long, this one {length}"))
-        })?;
+        let topic = wire_topic_id(&request.topic_id)?;
         if request.partitions.len() > PARTITIONS_PER_TOPIC_MAX as usize {
             let message = format!("{} partitions were named; no topic has so many", request.partitions.len());
             return Err(refuse(ErrorCode::InvalidRequest, message));

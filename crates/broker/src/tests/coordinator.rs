@@ -209,7 +209,7 @@ async fn users_can_t_change_the_cluster_s_own_topics() {
     find(&node, "t").await;
     let mut admin = AdminClient::new(node.channel());
     let create = v1::CreateTopicRequest { name: "__mine".into(), partitions: 1, ..Default::default() };
-    let delete = v1::DeleteTopicRequest { name: TRANSACTIONS_TOPIC.into() };
+    let delete = v1::DeleteTopicRequest { name: TRANSACTIONS_TOPIC.into(), ..v1::DeleteTopicRequest::default() };
     let alter = v1::AlterTopicRequest { name: TRANSACTIONS_TOPIC.into(), partitions: 32, ..Default::default() };
     let refused = [
         soon(admin.create_topic(create)).await.unwrap_err(),

@@ -100,7 +100,7 @@ impl Admin {
     /// Deletes a topic and its data.
     pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
         let what = format!("delete topic {name:?}");
-        let request = v1::DeleteTopicRequest { name: name.to_owned() };
+        let request = v1::DeleteTopicRequest { name: name.to_owned(), ..v1::DeleteTopicRequest::default() };
         let send = |channel| {
             let request = request.clone();
             async move { admin(channel).delete_topic(request).await }

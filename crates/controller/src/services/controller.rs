@@ -78,6 +78,7 @@ fn is_administrative(command: &Command) -> bool {
         command,
         Command::CreateTopic { .. }
             | Command::DeleteTopic { .. }
+            | Command::DeleteTopicById { .. }
             | Command::AlterTopic { .. }
             | Command::ElectPreferred { .. }
             | Command::ElectLeaders { .. }

@@ -27,7 +27,7 @@ const FIRST_IMAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Topics made on behalf of one request.
 const CREATED_MAX: usize = 100;
 /// Everything that can be done to a topic, as bits by operation: without access control everybody may do it all.
-const TOPIC_OPERATIONS: i32 = (0b11_1111 << 3) | (0b11 << 10);
+pub(super) const TOPIC_OPERATIONS: i32 = (0b11_1111 << 3) | (0b11 << 10);
 /// The same, of the cluster.
 pub(super) const CLUSTER_OPERATIONS: i32 = (1 << 5) | (0b11_1111 << 7);
 
@@ -162,7 +162,12 @@ fn describe(door: &Door, image: &ClusterImage, topic: &TopicState) -> MetadataRe
         .with_partitions(partitions.collect())
 }
 
-fn partition(door: &Door, image: &ClusterImage, index: i32, state: &PartitionState) -> MetadataResponsePartition {
+pub(super) fn partition(
+    door: &Door,
+    image: &ClusterImage,
+    index: i32,
+    state: &PartitionState,
+) -> MetadataResponsePartition {
     let nodes = |brokers: &[BrokerId]| brokers.iter().map(|broker| node(*broker)).collect();
     let is_offline = |broker: &BrokerId| !image.is_unfenced(*broker) || state.unusable.contains(broker);
     let offline: Vec<_> = state.replicas.iter().copied().filter(is_offline).collect();

@@ -4,7 +4,15 @@
 //! ApiVersions answers, and what is walked (`layout`) before it is decoded.
 
 mod api_versions;
+mod configs;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
 mod describe_cluster;
+mod describe_log_dirs;
+mod describe_topic_partitions;
+mod elect_leaders;
 pub(crate) mod fetch;
 mod find_coordinator;
 mod groups;
@@ -13,6 +21,7 @@ mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
+mod refusal;
 pub(crate) mod topics;
 mod transactions;
 
@@ -55,13 +64,22 @@ pub(crate) const APIS: &[Api] = &[
     Api::of::<describe::DescribeGroups>(),
     Api::of::<describe::ListGroups>(),
     Api::of::<api_versions::ApiVersions>(),
+    Api::of::<create_topics::CreateTopics>(),
+    Api::of::<delete_topics::DeleteTopics>(),
+    Api::of::<delete_records::DeleteRecords>(),
     Api::of::<init_producer_id::InitProducerId>(),
     Api::of::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
     Api::of::<join::AddPartitionsToTxn>(),
     Api::of::<join::AddOffsetsToTxn>(),
     Api::of::<end::EndTxn>(),
     Api::of::<join::TxnOffsetCommit>(),
+    Api::of::<configs::DescribeConfigs>(),
+    Api::of::<configs::AlterConfigs>(),
+    Api::of::<describe_log_dirs::DescribeLogDirs>(),
+    Api::of::<create_partitions::CreatePartitions>(),
     Api::of::<describe::DeleteGroups>(),
+    Api::of::<elect_leaders::ElectLeaders>(),
+    Api::of::<configs::IncrementalAlterConfigs>(),
     Api::of::<offsets::OffsetDelete>(),
     Api::of::<describe_cluster::DescribeCluster>(),
     Api::of::<transactions::describe::DescribeProducers>(),
@@ -69,6 +87,7 @@ pub(crate) const APIS: &[Api] = &[
     Api::of::<transactions::describe::ListTransactions>(),
     Api::of::<consumer::ConsumerGroupHeartbeat>(),
     Api::of::<describe::ConsumerGroupDescribe>(),
+    Api::of::<describe_topic_partitions::DescribeTopicPartitions>(),
 ];
 
 /// An API and its versions.

@@ -3,8 +3,16 @@
 use bytes::BytesMut;
 use kafka_protocol::messages::add_partitions_to_txn_request::{AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction};
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -257,6 +265,75 @@ fn requests_of_transactions_are_walked_to_their_end() {
             .with_producer_id_filters(vec![7.into()])
             .with_duration_filter(if version >= 1 { 5 } else { -1 })
     });
+}
+
+#[test]
+fn requests_about_topics_are_walked_to_their_end() {
+    walks(ApiKey::CreateTopics, |_| {
+        let assignment = CreatableReplicaAssignment::default().with_broker_ids(vec![1.into(), 2.into()]);
+        let config = CreatableTopicConfig::default().with_name(text("retention.ms")).with_value(Some(text("5")));
+        let topic = CreatableTopic::default().with_name(text("t").into()).with_assignments(vec![assignment]);
+        let topic = topic.with_configs(vec![config.clone(), config.with_value(None)]);
+        CreateTopicsRequest::default().with_topics(vec![topic]).with_validate_only(true)
+    });
+    walks(ApiKey::DeleteTopics, |version| match version {
+        ..6 => DeleteTopicsRequest::default().with_topic_names(vec![text("t").into(), text("u").into()]),
+        _ => {
+            let topic = DeleteTopicState::default().with_name(None).with_topic_id(uuid::Uuid::from_u128(7));
+            DeleteTopicsRequest::default().with_topics(vec![topic.clone(), topic.with_name(Some(text("t").into()))])
+        }
+    });
+    walks(ApiKey::DeleteRecords, |_| {
+        let partition = DeleteRecordsPartition::default().with_partition_index(1).with_offset(-1);
+        let topic = DeleteRecordsTopic::default().with_name(text("t").into()).with_partitions(vec![partition]);
+        DeleteRecordsRequest::default().with_topics(vec![topic])
+    });
+    walks(ApiKey::CreatePartitions, |_| {
+        let assignment = CreatePartitionsAssignment::default().with_broker_ids(vec![1.into()]);
+        let topic = CreatePartitionsTopic::default().with_name(text("t").into()).with_count(3);
+        let topics = vec![topic.clone(), topic.with_assignments(Some(vec![assignment]))];
+        CreatePartitionsRequest::default().with_topics(topics).with_validate_only(true)
+    });
+    walks(ApiKey::ElectLeaders, |version| {
+        let topic = elect_leaders_request::TopicPartitions::default().with_topic(text("t").into());
+        let request = ElectLeadersRequest::default().with_topic_partitions(Some(vec![topic.with_partitions(vec![1])]));
+        if version > 0 { request.with_election_type(1) } else { request }
+    });
+    walks(ApiKey::DescribeTopicPartitions, |_| {
+        let topic = describe_topic_partitions_request::TopicRequest::default().with_name(text("t").into());
+        let cursor = describe_topic_partitions_request::Cursor::default().with_topic_name(text("t").into());
+        DescribeTopicPartitionsRequest::default().with_topics(vec![topic]).with_cursor(Some(cursor))
+    });
+    walks(ApiKey::DescribeTopicPartitions, |_| DescribeTopicPartitionsRequest::default());
+}
+
+#[test]
+fn requests_about_configs_and_disks_are_walked_to_their_end() {
+    walks(ApiKey::DescribeConfigs, |version| {
+        let resource = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text("t"));
+        let some = resource.clone().with_configuration_keys(Some(vec![text("retention.ms")]));
+        let resources = vec![some, resource.with_configuration_keys(None)];
+        let request = DescribeConfigsRequest::default().with_resources(resources).with_include_synonyms(true);
+        if version >= 3 { request.with_include_documentation(true) } else { request }
+    });
+    walks(ApiKey::AlterConfigs, |_| {
+        let config = alter_configs_request::AlterableConfig::default().with_name(text("retention.ms"));
+        let resource = alter_configs_request::AlterConfigsResource::default().with_resource_name(text("t"));
+        let configs = vec![config.clone().with_value(Some(text("5"))), config.with_value(None)];
+        AlterConfigsRequest::default().with_resources(vec![resource.with_configs(configs)])
+    });
+    walks(ApiKey::IncrementalAlterConfigs, |_| {
+        let config = incremental_alter_configs_request::AlterableConfig::default().with_name(text("retention.ms"));
+        let resource = incremental_alter_configs_request::AlterConfigsResource::default().with_resource_name(text("t"));
+        let configs =
+            vec![config.clone().with_value(Some(text("5"))), config.with_config_operation(1).with_value(None)];
+        IncrementalAlterConfigsRequest::default().with_resources(vec![resource.with_configs(configs)])
+    });
+    walks(ApiKey::DescribeLogDirs, |_| {
+        let topic = DescribableLogDirTopic::default().with_topic(text("t").into()).with_partitions(vec![1, 2]);
+        DescribeLogDirsRequest::default().with_topics(Some(vec![topic]))
+    });
+    walks(ApiKey::DescribeLogDirs, |_| DescribeLogDirsRequest::default().with_topics(None));
 }
 
 #[test]

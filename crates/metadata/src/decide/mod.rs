@@ -56,6 +56,7 @@ pub fn decide(image: &ClusterImage, command: &Command, seed: u64) -> Result<Deci
             topics::create(image, name, &shape, configs, *validate_only, seed)
         }
         Command::DeleteTopic { name } => topics::delete(image, name),
+        Command::DeleteTopicById { topic } => topics::delete_by_id(image, *topic),
         Command::AlterTopic { name, set_configs, unset_configs, partitions, assignments, validate_only } => {
             let growth = topics::Growth { partitions: *partitions, assignments };
             let decided = topics::alter(image, name, set_configs, unset_configs, &growth, seed)?;

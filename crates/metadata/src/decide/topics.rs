@@ -63,6 +63,11 @@ pub(super) fn delete(image: &ClusterImage, name: &str) -> Result<Decision, Comma
     Ok(Decision::new(vec![Record::TopicDeleted { topic }], CommandResponse::TopicDeleted { topic }))
 }
 
+pub(super) fn delete_by_id(image: &ClusterImage, topic: TopicId) -> Result<Decision, CommandError> {
+    let name = image.topic(topic).map(|topic| &topic.name).ok_or(CommandError::UnknownTopicId { topic })?;
+    delete(image, name.as_str())
+}
+
 pub(super) fn alter(
     image: &ClusterImage,
     name: &str,

@@ -92,6 +92,12 @@ fn t21_a_topic_created_again_is_another_topic() {
     cluster.create("t", vec![ids(&[1])], &[]).unwrap();
     assert_ne!(cluster.tp().topic, first.topic);
     assert_eq!(cluster.image.topic_by_name("t").unwrap().id, cluster.tp().topic);
+    // Who means the first one does not delete the second.
+    let late = cluster.run(&Command::DeleteTopicById { topic: first.topic });
+    assert_eq!(late.unwrap_err().code(), ErrorCode::UnknownTopicId);
+    let second = cluster.tp().topic;
+    cluster.run(&Command::DeleteTopicById { topic: second }).unwrap();
+    assert!(cluster.image.topic_by_name("t").is_none());
 }
 
 #[test]

@@ -82,8 +82,14 @@ async fn a_watcher_gets_a_snapshot_and_then_only_what_changed_of_what_it_asked_f
     let first = within(updates.next()).await.unwrap().unwrap();
     assert!(first.snapshot && first.topics.len() == 1 && first.brokers.len() == 1);
     let admin = admin(&link);
-    admin.delete_topic(Request::new(DeleteTopicRequest { name: "b".into() })).await.unwrap();
-    admin.delete_topic(Request::new(DeleteTopicRequest { name: "a".into() })).await.unwrap();
+    admin
+        .delete_topic(Request::new(DeleteTopicRequest { name: "b".into(), ..DeleteTopicRequest::default() }))
+        .await
+        .unwrap();
+    admin
+        .delete_topic(Request::new(DeleteTopicRequest { name: "a".into(), ..DeleteTopicRequest::default() }))
+        .await
+        .unwrap();
     let second = within(updates.next()).await.unwrap().unwrap();
     assert!(
         !second.snapshot && second.topics.is_empty() && second.brokers.is_empty() && second.version > first.version
@@ -140,7 +146,7 @@ async fn refusals_keep_their_codes() {
     assert_eq!(code(&admin.create_topic(create("t", &[&[1]])).await.unwrap_err()), ErrorCode::TopicAlreadyExists);
     assert_eq!(code(&admin.create_topic(create("a b", &[&[1]])).await.unwrap_err()), ErrorCode::InvalidTopicName);
     assert_eq!(code(&admin.create_topic(create("u", &[&[9]])).await.unwrap_err()), ErrorCode::InvalidReplicaAssignment);
-    let delete = Request::new(DeleteTopicRequest { name: "none".into() });
+    let delete = Request::new(DeleteTopicRequest { name: "none".into(), ..DeleteTopicRequest::default() });
     assert_eq!(code(&admin.delete_topic(delete).await.unwrap_err()), ErrorCode::UnknownTopic);
     let configs = Request::new(DescribeTopicConfigsRequest { name: "none".into() });
     assert_eq!(code(&admin.describe_topic_configs(configs).await.unwrap_err()), ErrorCode::UnknownTopic);
