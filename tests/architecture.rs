@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "broker",
         &["types", "metrics", "record", "replication", "metadata", "coordination", "storage", "protocol", "seams"],
     ),
-    ("kafka", &["types", "record", "metadata", "protocol", "seams", "broker"]),
+    ("kafka", &["types", "metrics", "record", "metadata", "protocol", "seams", "broker"]),
     ("client", &["types", "record", "protocol", "seams"]),
     ("gateway", &["types", "protocol", "seams", "client"]),
     ("testkit", &["types", "record", "storage", "protocol", "seams", "client"]),

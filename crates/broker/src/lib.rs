@@ -35,7 +35,7 @@ pub use connections::GuardedIo;
 pub use core::{Budget, Core};
 pub use error::{Fatal, StartError};
 pub use extra::{DoorListener, ExtraServices, Surroundings};
-pub use metrics::{Api, BrokerMetrics, BrokerScrape};
+pub use metrics::{Api, BrokerMetrics, BrokerScrape, DoorScrape};
 pub use partitions::{LastRun, Partitions};
 pub use server::{Broker, BrokerHandle};
 pub use services::deadlines::Deadlines;

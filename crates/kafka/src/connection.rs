@@ -23,6 +23,7 @@ use crate::apis::produce::Pipeline;
 use crate::apis::{self, Api, Broken, Call, Client, Pieces, Run};
 use crate::door::Door;
 use crate::frame::{Frame, FrameError, FrameReader};
+use crate::metrics::Closed;
 
 /// A connection without a request for so long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -43,6 +44,21 @@ enum End {
     Write(io::Error),
     #[error("nothing came or went for {0:?}")]
     Silent(Duration),
+}
+
+impl End {
+    /// `None`: the client is gone.
+    fn closed(&self) -> Option<Closed> {
+        Some(match self {
+            Self::Frame(FrameError::Io(_)) | Self::Write(_) => return None,
+            Self::Frame(FrameError::Length { .. } | FrameError::Cut) => Closed::Malformed,
+            Self::Broken(Broken::Layout { .. } | Broken::Decode { .. } | Broken::Header(_)) => Closed::Malformed,
+            Self::Broken(Broken::UnknownApi { .. } | Broken::UnknownVersion { .. }) => Closed::Unknown,
+            Self::Broken(Broken::Refused(_)) => Closed::Refused,
+            Self::Broken(Broken::Encode(_) | Broken::NotReady) => Closed::NotAnswered,
+            Self::Silent(_) => Closed::Silent,
+        })
+    }
 }
 
 struct Connection {
@@ -86,6 +102,9 @@ pub(crate) async fn serve(io: GuardedIo, door: Arc<Door>) {
         is_stopping: false,
     };
     if let Err(end) = connection.run().await {
+        if let Some(why) = end.closed() {
+            connection.door.metrics.closed(why);
+        }
         let software = connection.client.software.get().map(|(name, _)| &**name);
         tracing::debug!(%end, listener = connection.door.listener, software, "a Kafka client's connection is closed");
     }
@@ -165,6 +184,7 @@ impl Connection {
             }
             Err(broken) => return Err(broken),
         };
+        self.door.metrics.request(api.key);
         let is_flexible = api.layout.is_flexible(frame.version);
         let header = frame.header(is_flexible).map_err(Broken::Header)?;
         let call = Call {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::apis::fetch::session::Sessions;
 use crate::connection;
 use crate::frame::HANDSHAKE_BYTES;
+use crate::metrics::Metrics;
 
 /// Settings of the door.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub(crate) struct Door {
     pub config: KafkaConfig,
     /// Of all listeners.
     pub sessions: Arc<Sessions>,
+    /// Of all listeners.
+    pub metrics: Arc<Metrics>,
     /// The listener's name: clients are told of the endpoints of that name.
     pub listener: String,
 }
@@ -55,6 +58,10 @@ impl Door {
 pub fn serve(config: KafkaConfig, api: BrokerApi, listeners: Vec<DoorListener>) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let sessions = Arc::default();
+        let metrics = Arc::new(Metrics::of(listeners.iter().map(|listener| listener.name.as_str())));
+        let scraped = Arc::clone(&metrics);
+        // A broker opens one such door.
+        let _ = api.core.partitions.metrics().door.set(Box::new(move |page| scraped.write(page)));
         let mut listening = JoinSet::new();
         for DoorListener { name, listener } in listeners {
             tracing::info!(listener = name, port = listener.port(), "listening for Kafka clients");
@@ -62,6 +69,7 @@ pub fn serve(config: KafkaConfig, api: BrokerApi, listeners: Vec<DoorListener>) 
                 api: api.clone(),
                 config: config.clone(),
                 sessions: Arc::clone(&sessions),
+                metrics: Arc::clone(&metrics),
                 listener: name,
             });
             let connections = api.connections(listener, HANDSHAKE_BYTES);
@@ -78,6 +86,7 @@ async fn accept(
     let mut connections = std::pin::pin!(connections);
     let mut open = JoinSet::new();
     loop {
+        door.metrics.connections(&door.listener, open.len());
         tokio::select! {
             biased;
             () = door.api.core.stopping.cancelled() => break,
@@ -90,5 +99,7 @@ async fn accept(
             },
         }
     }
-    while open.join_next().await.is_some() {}
+    while open.join_next().await.is_some() {
+        door.metrics.connections(&door.listener, open.len());
+    }
 }

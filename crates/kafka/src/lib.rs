@@ -12,6 +12,7 @@ mod error;
 mod frame;
 #[allow(missing_docs, dead_code, reason = "a vocabulary, for the layouts of all APIs")]
 mod layout;
+mod metrics;
 mod reply;
 
 pub use apis::{SUPPORTED, Supported, can_be_read};

@@ -67,6 +67,11 @@ families! {
     CONNECTIONS_ACCEPTED: Counter "highwater_connections_accepted_total" [] "Connections taken by the broker.";
     CONNECTIONS_REFUSED: Counter "highwater_connections_refused_total" []
         "Connections closed at once because limits.connections_max was reached.";
+    KAFKA_REQUESTS: Counter "highwater_kafka_requests_total" ["api"] "Requests of Kafka clients, by API.";
+    KAFKA_CONNECTIONS: Gauge "highwater_kafka_connections" ["listener"]
+        "Open connections of Kafka clients; highwater_connections has them too.";
+    KAFKA_CLOSED: Counter "highwater_kafka_connections_closed_total" ["reason"]
+        "Connections of Kafka clients that the broker closed.";
 
     // Replication.
     PARTITIONS: Gauge "highwater_partitions" [] "Partitions with a replica on this broker.";

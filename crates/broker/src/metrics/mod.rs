@@ -4,8 +4,9 @@ mod scrape;
 mod topics;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
-use highwater_metrics::{Counter, Histogram};
+use highwater_metrics::{Counter, Histogram, Page};
 use highwater_record::TransactionResult;
 use highwater_types::{BrokerId, ErrorCode};
 
@@ -30,6 +31,9 @@ impl Api {
     }
 }
 
+/// Puts what a front door of another crate counts on a page.
+pub type DoorScrape = Box<dyn Fn(&mut Page) + Send + Sync>;
+
 /// Of one broker; shared by everything in it.
 #[derive(Default)]
 pub struct BrokerMetrics {
@@ -52,6 +56,8 @@ pub struct BrokerMetrics {
     pub compaction_bytes_after: Counter,
     pub commits: Counter,
     pub aborts: Counter,
+    /// Of a further front door, once it is open.
+    pub door: OnceLock<DoorScrape>,
 }
 
 /// By api and error code.

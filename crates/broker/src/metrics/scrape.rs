@@ -35,6 +35,9 @@ impl BrokerScrape {
         let log_bytes = self.partitions(page).await;
         self.topics(metrics, &log_bytes, page);
         self.requests(metrics, page);
+        if let Some(door) = metrics.door.get() {
+            door(page);
+        }
         self.disks(page);
         self.cluster(page);
         self.groups(page).await;
