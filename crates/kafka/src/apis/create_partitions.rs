@@ -9,7 +9,7 @@ use kafka_protocol::messages::{ApiKey, CreatePartitionsRequest, CreatePartitions
 use tonic::Request;
 
 use super::create_topics::assignment;
-use super::refusal::{Deadline, Refusal, duplicates, each, told};
+use super::refusal::{Deadline, Refusal, each, once, told};
 use super::{Broken, Call, Handler};
 use crate::layout::{Layout, array, int8, int32, int32s, text};
 
@@ -25,22 +25,15 @@ impl Handler for CreatePartitions {
 
     async fn handle(call: &Call, request: CreatePartitionsRequest) -> Result<CreatePartitionsResponse, Broken> {
         let deadline = Deadline::after_ms(request.timeout_ms);
-        let twice = duplicates(request.topics.iter().map(|topic| topic.name.clone()));
-        let mut topics = request.topics;
-        // Answered once.
-        let mut seen = twice.clone();
-        topics.retain(|topic| !twice.contains(&topic.name) || seen.remove(&topic.name));
-        let grow = |topic: CreatePartitionsTopic| {
-            let is_twice = twice.contains(&topic.name);
-            async move {
-                let grown = match is_twice {
-                    true => Err(Refusal::invalid(format!("topic {:?} is in the request more than once", &*topic.name))),
-                    false => grow(call, deadline, &topic, request.validate_only).await,
-                };
-                let (code, message) = told(&grown);
-                let result = CreatePartitionsTopicResult::default().with_name(topic.name);
-                result.with_error_code(code).with_error_message(message)
-            }
+        let topics = once(request.topics, |topic| topic.name.clone());
+        let grow = |(topic, is_twice): (CreatePartitionsTopic, bool)| async move {
+            let grown = match is_twice {
+                true => Err(Refusal::twice(&topic.name)),
+                false => grow(call, deadline, &topic, request.validate_only).await,
+            };
+            let (code, message) = told(&grown);
+            let result = CreatePartitionsTopicResult::default().with_name(topic.name);
+            result.with_error_code(code).with_error_message(message)
         };
         let results = each(topics.into_iter().map(grow).collect()).await;
         Ok(CreatePartitionsResponse::default().with_results(results))

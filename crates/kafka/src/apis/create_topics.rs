@@ -14,7 +14,7 @@ use tonic::Request;
 use uuid::Uuid;
 
 use super::configs::source;
-use super::refusal::{Deadline, Refusal, duplicates, each, told};
+use super::refusal::{Deadline, Refusal, each, once, told};
 use super::{Broken, Call, Handler};
 use crate::layout::{Layout, array, int8, int16, int32, int32s, text};
 
@@ -39,21 +39,14 @@ impl Handler for CreateTopics {
 
     async fn handle(call: &Call, request: CreateTopicsRequest) -> Result<CreateTopicsResponse, Broken> {
         let deadline = Deadline::after_ms(request.timeout_ms);
-        let twice = duplicates(request.topics.iter().map(|topic| topic.name.clone()));
-        let mut topics = request.topics;
-        // Answered once.
-        let mut seen = twice.clone();
-        topics.retain(|topic| !twice.contains(&topic.name) || seen.remove(&topic.name));
-        let create = |topic: CreatableTopic| {
-            let is_twice = twice.contains(&topic.name);
-            async move {
-                let name = topic.name.clone();
-                let created = match is_twice {
-                    true => Err(Refusal::invalid(format!("topic {:?} is in the request more than once", &*name))),
-                    false => create(call, deadline, &topic, request.validate_only).await,
-                };
-                result(created, request.validate_only).with_name(name)
-            }
+        let topics = once(request.topics, |topic| topic.name.clone());
+        let create = |(topic, is_twice): (CreatableTopic, bool)| async move {
+            let name = topic.name.clone();
+            let created = match is_twice {
+                true => Err(Refusal::twice(&name)),
+                false => create(call, deadline, &topic, request.validate_only).await,
+            };
+            result(created, request.validate_only).with_name(name)
         };
         let topics = each(topics.into_iter().map(create).collect()).await;
         Ok(CreateTopicsResponse::default().with_topics(topics))

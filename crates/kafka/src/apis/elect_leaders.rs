@@ -30,7 +30,7 @@ impl Handler for ElectLeaders {
     const LAYOUT: Layout = Layout { flexible: 2, fields: &[int8().since(1), array(&[text(), int32s()]), int32()] };
 
     async fn handle(call: &Call, request: ElectLeadersRequest) -> Result<ElectLeadersResponse, Broken> {
-        let response = ElectLeadersResponse::default();
+        let mut response = ElectLeadersResponse::default();
         let unclean = match request.election_type {
             PREFERRED => false,
             UNCLEAN => true,
@@ -52,7 +52,14 @@ impl Handler for ElectLeaders {
                 }
             }
         }
-        let mut response = response;
+        let mut add = |topic_id: &[u8], partition: u32, outcome: &Result<(), Refusal>| {
+            // A topic that was made since the request came is not told.
+            if let Some(topic) = TopicId::from_slice(topic_id).and_then(|id| image.topic(id)) {
+                let name = StrBytes::from_string(topic.name.as_str().to_owned()).into();
+                let index = i32::try_from(partition).unwrap_or(i32::MAX);
+                results.entry(name).or_default().push(result(index, outcome));
+            }
+        };
         // No partition stands for all of them below.
         if is_all || !partitions.is_empty() {
             let timeout_ms = u32::try_from(request.timeout_ms).unwrap_or(0);
@@ -61,22 +68,13 @@ impl Handler for ElectLeaders {
             match deadline.answer(call.door.api.admin().elect_leaders(Request::new(asked))).await {
                 Ok(elected) => {
                     for one in elected.partitions {
-                        let topic = TopicId::from_slice(&one.topic_id).and_then(|id| image.topic(id));
-                        // Made since the request came.
-                        let Some(topic) = topic else { continue };
-                        let index = i32::try_from(one.partition).unwrap_or(i32::MAX);
-                        let name = StrBytes::from_string(topic.name.as_str().to_owned()).into();
-                        results.entry(name).or_default().push(result(index, &outcome(one.outcome())));
+                        add(&one.topic_id, one.partition, &outcome(one.outcome()));
                     }
                 }
                 Err(refusal) => {
                     response.error_code = refusal.error.code();
-                    for asked in partitions {
-                        let topic = TopicId::from_slice(&asked.topic_id).and_then(|id| image.topic(id));
-                        let Some(topic) = topic else { continue };
-                        let index = i32::try_from(asked.partition).unwrap_or(i32::MAX);
-                        let name = StrBytes::from_string(topic.name.as_str().to_owned()).into();
-                        results.entry(name).or_default().push(result(index, &Err(refusal.clone())));
+                    for one in partitions {
+                        add(&one.topic_id, one.partition, &Err(refusal.clone()));
                     }
                 }
             }

@@ -32,6 +32,10 @@ impl Refusal {
         Self::new(ResponseError::InvalidRequest, message)
     }
 
+    pub(super) fn twice(topic: &str) -> Self {
+        Self::invalid(format!("topic {topic:?} is in the request more than once"))
+    }
+
     pub(super) fn unknown_topic(name: &str) -> Self {
         Self::new(ResponseError::UnknownTopicOrPartition, format!("there is no topic {name:?}"))
     }
@@ -89,6 +93,18 @@ impl Deadline {
 /// The results of `calls`, in their order; some of them go on at a time.
 pub(super) async fn each<F: Future>(calls: Vec<F>) -> Vec<F::Output> {
     stream::iter(calls).buffered(AT_ONCE).collect().await
+}
+
+/// Each item once, in order, and whether it was there more than once.
+pub(super) fn once<T, K: Ord + Clone>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<(T, bool)> {
+    let twice = duplicates(items.iter().map(&key));
+    let mut left = twice.clone();
+    let first = |item: T| {
+        let key = key(&item);
+        let is_twice = twice.contains(&key);
+        (!is_twice || left.remove(&key)).then_some((item, is_twice))
+    };
+    items.into_iter().filter_map(first).collect()
 }
 
 /// What is there more than once.

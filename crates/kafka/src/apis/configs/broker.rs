@@ -105,7 +105,8 @@ pub(super) fn describe(broker: &BrokerConfig, kafka: &KafkaConfig) -> Vec<Settin
     let (broker_default, kafka_default) = (BrokerConfig::default(), KafkaConfig::default());
     let own = SETTINGS.iter().map(|&(key, config_type, documentation, get)| {
         let value = get(broker, kafka);
-        let is_default = value == get(&broker_default, &kafka_default);
+        // An id is given, whatever it is.
+        let is_default = !key.ends_with(".id") && value == get(&broker_default, &kafka_default);
         Setting { key, value, is_default, config_type, documentation }
     });
     let of_topics = TOPIC_DEFAULTS.iter().filter_map(|&(key, config_type, topic_key)| {
