@@ -18,7 +18,7 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
 
-use crate::common::{Scene, TOPIC, broker, until};
+use crate::common::{SOON, Scene, TOPIC, broker, until};
 use crate::kafka::{Kafka, batch, name, produce};
 
 const TIMEOUT_MS: i32 = 20_000;
@@ -55,6 +55,19 @@ async fn config_of(kafka: &mut Kafka, topic: &str, key: &str) -> (String, i8) {
     let configs = configs(kafka, TOPIC_KIND, topic).await;
     let found = configs.into_iter().find(|config| &*config.name == key).expect("a known config");
     (found.value.expect("a value").to_string(), found.config_source)
+}
+
+/// Writes 100 records; a broker that is told a moment later than this client that it leads asks to be asked again.
+async fn store(writer: &mut Kafka) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let stored = writer.call(9, &produce(-1, batch(0..100))).await;
+        let Some(error) = ResponseError::try_from_code(stored.responses[0].partition_responses[0].error_code) else {
+            return;
+        };
+        assert!(error.is_retriable() && tokio::time::Instant::now() < deadline, "{error:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,7 +259,7 @@ async fn records_are_deleted_disks_described_and_leaders_elected_in_every_versio
     scene.all_in_sync().await;
     let leader = scene.leader(0);
     let mut writer = Kafka::connect(&scene, leader).await;
-    assert_eq!(writer.call(9, &produce(-1, batch(0..100))).await.responses[0].partition_responses[0].error_code, 0);
+    store(&mut writer).await;
     let other = scene.cluster.broker_ids().into_iter().find(|id| *id != leader).expect("three brokers");
     let mut kafka = Kafka::connect(&scene, other).await;
     for version in 0..=2 {
