@@ -51,9 +51,12 @@ impl Handler for DescribeTopicPartitions {
     }
 }
 
-/// Some topics, by name, with those of their partitions that are told.
+/// A topic that there is, and those of its partitions that are told.
+type Told<'a> = (&'a TopicState, Range<usize>);
+
+/// Some topics, by name.
 struct Page<'a> {
-    topics: Vec<(String, Option<(&'a TopicState, Range<usize>)>)>,
+    topics: Vec<(String, Option<Told<'a>>)>,
     /// The first partition of the next page.
     next: Option<(String, usize)>,
 }
@@ -98,7 +101,7 @@ fn describe(
     door: &Door,
     image: &ClusterImage,
     name: String,
-    topic: Option<(&TopicState, Range<usize>)>,
+    topic: Option<Told<'_>>,
 ) -> DescribeTopicPartitionsResponseTopic {
     let told = DescribeTopicPartitionsResponseTopic::default().with_is_internal(is_internal_topic(&name));
     let Some((topic, range)) = topic else {
