@@ -328,8 +328,14 @@ impl Partitions {
                 tracing::warn!(path = %path.display(), "no partition of this broker in this cluster; left alone");
                 self.deletions.spawn(async move {
                     let disk = Arc::clone(dir.disk());
-                    // What is left alone is left in order.
-                    let _ = run_on(&*disk, move || partition.close()).await;
+                    // What is left alone is left in order. After an unclean stop it may be in the middle of its first sync.
+                    loop {
+                        let closing = Arc::clone(&partition);
+                        match run_on(&*disk, move || closing.close_unless_syncing()).await {
+                            Ok(Err(sync_ended)) => _ = sync_ended.await,
+                            Ok(Ok(())) | Err(_) => break,
+                        }
+                    }
                 });
             }
         }

@@ -46,7 +46,8 @@ error_codes! {
     /// A bug or an unforeseen state in the server; its log says more.
     Internal = 1, false, Unknown;
     UnknownTopic = 2, false, NotApplied;
-    UnknownPartition = 3, false, NotApplied;
+    /// The topic has no such partition, as far as the one who was asked knows: it may be behind, and partitions are only ever added.
+    UnknownPartition = 3, true, NotApplied;
     /// The id belongs to no topic (any more); the name may belong to a newer topic.
     UnknownTopicId = 4, true, NotApplied;
     /// This broker does not lead the partition; the details name who does, if known.

@@ -122,7 +122,9 @@ impl Partition {
     pub fn follower_fetch(&self, broker_epoch: BrokerEpoch) -> Option<(BrokerId, FollowerFetch)> {
         match &*self.lock() {
             State { role: Role::Follower(follower), storage: Storage::Open(log), .. } => {
-                let fetch = follower.fetch(broker_epoch, log_ends(log), log.epochs());
+                let mut fetch = follower.fetch(broker_epoch, log_ends(log), log.epochs());
+                // The leader counts on it: no crash may bring back what it is told to be gone.
+                fetch.log_start_offset = log.durable_start_offset();
                 follower.leader().map(|leader| (leader, fetch))
             }
             _ => None,
@@ -174,7 +176,7 @@ impl State {
         let must_sync = self.must_sync();
         let Storage::Open(log) = &mut self.storage else { return Err(PartitionError::ShuttingDown) };
         let mut followed = Followed { appended: false, truncated: false, log_end: log.end_offset() };
-        let mut adopted = None;
+        let (mut adopted, mut start_moved) = (None, false);
         for effect in effects {
             let done = match *effect {
                 FollowerEffect::TruncateTo(offset) => {
@@ -192,7 +194,7 @@ impl State {
                     log.append_follower(batches).map(|_| ()).map_err(PartitionError::from)
                 }
                 FollowerEffect::AdvanceStart(offset) => {
-                    self.start_to_acknowledge = true;
+                    start_moved = true;
                     log.advance_start(offset).map_err(PartitionError::from)
                 }
                 FollowerEffect::AdoptHighWatermark(offset) => {
@@ -222,7 +224,7 @@ impl State {
         if let Some(high_watermark) = adopted {
             self.heard_of_high_watermark(high_watermark, wakes);
         }
-        if followed.truncated || self.start_to_acknowledge || (followed.appended && must_sync) {
+        if followed.truncated || start_moved || (followed.appended && must_sync) {
             wakes.flush();
         }
         Ok(followed)

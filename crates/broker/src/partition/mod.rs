@@ -124,8 +124,8 @@ struct State {
     idle_producers: IdleProducers,
     /// Delete-records: until every in-sync replica's log starts there.
     deleting: Vec<(Offset, oneshot::Sender<()>)>,
-    /// As follower: the log's start was moved, and the leader is to hear of it once that is on disk.
-    start_to_acknowledge: bool,
+    /// Whoever waits for the sync that is running.
+    sync_ended: Vec<oneshot::Sender<()>>,
     subscriptions: Vec<Arc<Subscription>>,
     /// As leader: the high watermark up to which advances are counted.
     counted_to: Offset,
@@ -192,7 +192,7 @@ impl Partition {
                 verifying: Verifications::default(),
                 idle_producers: IdleProducers::default(),
                 deleting: Vec::new(),
-                start_to_acknowledge: false,
+                sync_ended: Vec::new(),
                 subscriptions: Vec::new(),
                 counted_to: Offset::ZERO,
             }),

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::fetch::last_stable;
-use super::{Partition, PartitionError, Role, State};
+use super::{Partition, PartitionError, Role, State, Storage};
 
 /// A search that finds its files gone is planned anew so often.
 const SEARCHES_MAX: usize = 3;
@@ -99,8 +99,9 @@ impl Partition {
         Ok(log.epochs().end_of(epoch, log.end_offset()).map(|(epoch, end)| EpochEnd { epoch, end }))
     }
 
-    /// Moves the log's start to `before` (`None`: the high watermark), as leader, and waits until every in-sync replica has
-    /// done the same, so that no new leader brings the records back. Returns where the log starts then.
+    /// Moves the log's start to `before` (`None`: the high watermark), as leader, and waits until every in-sync replica, this one
+    /// included, has done the same on its disk and `min.insync.replicas` are in sync, so that neither a new leader nor a loss of
+    /// power brings the records back. Returns where the log starts then.
     pub async fn delete_records(&self, before: Option<Offset>) -> Result<Offset, PartitionError> {
         let (start, done) = self.begin_delete(before)?;
         match timeout(DELETE_TIMEOUT, done).await {
@@ -167,13 +168,14 @@ impl State {
         Ok(LookUp::Found(FoundOffset { offset: Some(offset), timestamp: TimestampMs::NONE, leader_epoch }))
     }
 
-    /// Answers those whose deletion has reached every in-sync replica.
+    /// Answers those whose deletion no crash and no next leader can undo.
     pub(super) fn finish_deletes(&mut self) {
-        let Role::Leader(leader) = &self.role else { return };
+        let (Role::Leader(leader), Storage::Open(log)) = (&self.role, &self.storage) else { return };
         if self.deleting.is_empty() {
             return;
         }
-        let low = leader.low_watermark();
+        let Some(low) = leader.low_watermark() else { return };
+        let low = low.min(log.durable_start_offset());
         for (_, followed) in self.deleting.extract_if(.., |(start, _)| *start <= low) {
             // Who asked may have gone.
             let _ = followed.send(());

@@ -5,6 +5,7 @@ use std::io;
 use highwater_storage::{Flushable, LogError, SyncJob};
 use highwater_types::TimestampMs;
 use highwater_types::mutation::{self, Mutation};
+use tokio::sync::oneshot;
 
 use super::{News, Partition, PartitionError, Role, Storage, must_sync};
 
@@ -19,6 +20,7 @@ impl Flushable for Partition {
     fn finish_sync(&self, job: SyncJob, result: io::Result<()>) {
         self.with(|state, wakes| {
             // Deleted meanwhile: its files may have gone while they were synced.
+            state.sync_ended.drain(..).for_each(|waits| _ = waits.send(()));
             let Storage::Open(log) = &mut state.storage else { return };
             if let Err(error) = result
                 && !mutation::is_on(Mutation::FailedSyncForgotten)
@@ -26,10 +28,10 @@ impl Flushable for Partition {
                 log.fail_sync(job, &error);
                 return wakes.unusable();
             }
-            let before = log.durable_offset();
+            let (before, start_before) = (log.durable_offset(), log.durable_start_offset());
             let durable = log.finish_sync(job);
-            let acknowledges_start = std::mem::take(&mut state.start_to_acknowledge);
-            if durable == before && !acknowledges_start {
+            let start_moved = log.durable_start_offset() > start_before;
+            if durable == before && !start_moved {
                 return;
             }
             wakes.acknowledged(state.syncing.complete(durable, true));
@@ -37,6 +39,7 @@ impl Flushable for Partition {
                 Role::Leader(leader) => {
                     let effects = leader.on_local_durable(durable, self.env.clock.now());
                     state.carry_out(self, effects, wakes);
+                    state.finish_deletes();
                 }
                 // The next fetch acknowledges it.
                 Role::Follower(_) => wakes.news(&state.subscriptions, News::DURABLE),
@@ -93,19 +96,38 @@ impl Partition {
 
     /// Syncs everything and closes the log, blocking: for [`highwater_storage::run_on`]. No sync may be running.
     pub(crate) fn close(&self) -> Result<(), PartitionError> {
+        self.lock().close()
+    }
+
+    /// As [`close`](Self::close); if a sync is running, nothing is done, and the receiver resolves when it has ended.
+    pub(crate) fn close_unless_syncing(&self) -> Result<(), oneshot::Receiver<()>> {
         let mut state = self.lock();
-        let high_watermark = state.high_watermark();
-        let closed = match &mut state.storage {
-            Storage::Open(log) => log.flush_and_close(high_watermark).map_err(PartitionError::from),
-            Storage::Unusable(why) => Err(PartitionError::Unusable(why.clone())),
-            Storage::Closed => Ok(()),
-        };
-        state.storage = Storage::Closed;
-        closed
+        if let Storage::Open(log) = &state.storage
+            && log.is_syncing()
+        {
+            let (ended, end) = oneshot::channel();
+            state.sync_ended.push(ended);
+            return Err(end);
+        }
+        if let Err(error) = state.close() {
+            tracing::error!(partition = %self.tp, %error, "the log was not closed in order");
+        }
+        Ok(())
     }
 }
 
 impl super::State {
+    fn close(&mut self) -> Result<(), PartitionError> {
+        let high_watermark = self.high_watermark();
+        let closed = match &mut self.storage {
+            Storage::Open(log) => log.flush_and_close(high_watermark).map_err(PartitionError::from),
+            Storage::Unusable(why) => Err(PartitionError::Unusable(why.clone())),
+            Storage::Closed => Ok(()),
+        };
+        self.storage = Storage::Closed;
+        closed
+    }
+
     /// Whether what is appended waits for the disk.
     pub(super) fn must_sync(&self) -> bool {
         must_sync(&self.config)

@@ -1,10 +1,11 @@
 //! Restarts, full and failing disks, damage.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use highwater_metadata::Record;
 use highwater_protocol::v1::Acks;
-use highwater_storage::sim::{Crash, SimDisk};
+use highwater_storage::sim::{Crash, SimDisk, SimLatency};
 use highwater_types::{BrokerEpoch, ErrorCode};
 
 use super::harness::*;
@@ -159,6 +160,24 @@ async fn t43_a_folder_that_the_metadata_does_not_know_is_left_alone() {
     let disk = test.kill().await;
     let test = restart(disk, image).await;
     assert_eq!(test.read(tp, 0).await, [(0, "a".to_owned())]);
+}
+
+/// Else one folder of a topic that was deleted meanwhile took the whole disk offline, again at each start.
+#[tokio::test]
+async fn t43_what_is_left_alone_in_the_middle_of_a_sync_takes_nothing_offline() {
+    let mut test = TestBroker::start().await;
+    let tp = partition_of(test.topic(1, &[ME], &[]).await, 0);
+    test.produce_to(tp, Acks::All, batch(&["a"])).await;
+    let disk = test.kill().await;
+    let slow = Duration::from_millis(100);
+    disk.set_latency(SimLatency { sync: (slow, slow), ..SimLatency::default() });
+    let mut test = TestBroker::start_with(disk, |_| {}).await;
+    assert!(test.core.partitions.find(tp).is_err());
+    let other = partition_of(test.topic(1, &[ME], &[]).await, 0);
+    for value in ["b", "c", "d"] {
+        assert_eq!(test.produce_to(other, Acks::All, batch(&[value])).await.error, None);
+    }
+    assert!(test.core.partitions.unusable().is_empty());
 }
 
 #[tokio::test]

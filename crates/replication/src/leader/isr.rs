@@ -180,10 +180,10 @@ impl Leader {
         })
     }
 
-    /// T9: it has all that is committed and all that is older than this epoch, by an entry of this epoch; T10: it is not
-    /// fenced or leaving. And it keeps up: while the high watermark stands still, having reached it says little (T14). Or it has
-    /// all there is: whoever was taken out while it did (fenced for a moment, its stream alive) is not heard of again before
-    /// something is written, and below `min.insync.replicas` nothing is.
+    /// T9: it has all that is committed and all that is older than this epoch, by an entry of this epoch, and nothing that is
+    /// deleted; T10: it is not fenced or leaving. And it keeps up: while the high watermark stands still, having reached it says
+    /// little (T14). Or it has all there is: whoever was taken out while it did (fenced for a moment, its stream alive) is not heard
+    /// of again before something is written, and below `min.insync.replicas` nothing is.
     fn may_join(&self, broker: BrokerId) -> bool {
         let Some(progress) = self.followers.get(&broker) else { return false };
         let Some(acknowledged) = progress.acknowledged(self.config.durability) else { return false };
@@ -193,6 +193,7 @@ impl Leader {
         self.view.replicas.contains(&broker)
             && acknowledged >= self.high_watermark
             && acknowledged >= self.epoch_start
+            && progress.log_start() >= self.log.start
             && self.is_eligible(broker, progress)
             && (!self.is_behind(progress) || progress.has_all(self.log.end, self.config.durability))
     }

@@ -171,6 +171,12 @@ impl Leader {
             {
                 left.forget_caught_up();
             }
+            // Whoever was taken in for having all there is may not be heard of for long: it has the whole time to show itself.
+            for (_, joined) in
+                self.followers.iter_mut().filter(|(b, _)| !self.view.isr.contains(b) && view.isr.contains(b))
+            {
+                joined.start_as_caught_up(self.now);
+            }
             self.view = view.clone();
             self.meet_replicas();
         }
@@ -255,10 +261,15 @@ impl Leader {
     pub const fn config(&self) -> &LeaderConfig {
         &self.config
     }
-    /// The least log start offset over the ISR: what is deleted everywhere that matters.
-    pub fn low_watermark(&self) -> Offset {
-        let followers = self.followers.iter().filter(|(b, _)| self.view.isr.contains(b));
-        followers.fold(self.log.start, |least, (_, p)| least.min(p.log_start()))
+    /// The least log start offset over the maximal ISR: what is deleted on every replica that may lead next. `None` below
+    /// min.insync.replicas, where replicas outside the ISR may lead as well (ELR).
+    pub fn low_watermark(&self) -> Option<Offset> {
+        if !self.has_min_isr() {
+            return None;
+        }
+        let isr = self.maximal_isr();
+        let followers = self.followers.iter().filter(|(b, _)| isr.contains(b));
+        Some(followers.fold(self.log.start, |least, (_, p)| least.min(p.log_start())))
     }
     /// The replica that a reader at `offset` should read from instead of this leader: one of those near it (KIP-392, T26).
     /// `None`: this leader is near as well, or no other can serve the read.

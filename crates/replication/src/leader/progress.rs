@@ -110,6 +110,10 @@ impl Progress {
         self.mark = None;
     }
 
+    pub(super) fn start_as_caught_up(&mut self, now: Duration) {
+        self.caught_up_at.get_or_insert(now);
+    }
+
     pub(super) fn on_session_closed(&mut self) {
         self.is_open = false;
     }

@@ -69,6 +69,10 @@ fn t14_a_replica_that_was_fenced_for_a_moment_joins_again_although_nothing_is_wr
     assert!(!test.leader.has_min_isr());
     let effects = test.on_view(&view(&[1], 8), &[1, 2, 3]);
     assert!(joins(&effects, 2) && joins(&effects, 3), "{effects:?}");
+    // And it stays: not to be heard of is no reason to take it out again.
+    assert_eq!(test.on_view(&view(&[1, 2, 3], 9), &[1, 2, 3]), nothing());
+    let later = test.now + std::time::Duration::from_secs(60);
+    assert_eq!(test.at(later).leader.tick(later), nothing());
 }
 
 #[test]

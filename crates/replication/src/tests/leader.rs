@@ -346,10 +346,21 @@ fn the_low_watermark_is_the_least_log_start_of_the_isr() {
     let _ = test.leader.on_log_start(o(60));
     let entry = FollowerFetch { log_start_offset: o(40), ..Test::entry(2, 100, 100) };
     let _ = test.try_fetch(&entry);
-    assert_eq!(test.leader.low_watermark(), o(40));
+    assert_eq!(test.leader.low_watermark(), Some(o(40)));
     let entry = FollowerFetch { log_start_offset: o(60), ..entry };
     let _ = test.try_fetch(&entry);
-    assert_eq!(test.leader.low_watermark(), o(60));
+    assert_eq!(test.leader.low_watermark(), Some(o(60)));
+}
+
+/// Those outside of so small an ISR may lead as well (ELR), and still have what was deleted here.
+#[test]
+fn p6_there_is_no_low_watermark_below_min_insync_replicas() {
+    let mut test = Test::replicated(&[1], 2);
+    let _ = test.leader.on_log_start(o(60));
+    assert_eq!(test.leader.low_watermark(), None);
+    let mut test = Test::replicated(&[1], 1);
+    let _ = test.leader.on_log_start(o(60));
+    assert_eq!(test.leader.low_watermark(), Some(o(60)));
 }
 
 fn near(ids: &[u32]) -> std::collections::BTreeSet<BrokerId> {

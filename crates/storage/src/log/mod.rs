@@ -69,6 +69,8 @@ pub struct Log {
     sealed: VecDeque<Sealed>,
     active: Active,
     start: Offset,
+    /// Where the log starts after any crash from now on.
+    durable_start: Offset,
     durable: Offset,
     high_watermark: Offset,
     epochs: Arc<EpochHistory>,
@@ -127,6 +129,8 @@ impl Log {
             sealed: recovered.sealed,
             active: recovered.active,
             start: recovered.start,
+            // After an unclean stop the checkpoint that was read may be in the page cache alone.
+            durable_start: if report.clean { recovered.start } else { Offset::ZERO },
             durable: recovered.durable,
             high_watermark: recovered.high_watermark,
             epochs: Arc::new(recovered.epochs),
@@ -168,6 +172,10 @@ impl Log {
     /// The first offset that can be read: moved by retention and delete-records.
     pub fn start_offset(&self) -> Offset {
         self.start
+    }
+    /// Where the log starts at least after any crash: what lies before is never seen again.
+    pub fn durable_start_offset(&self) -> Offset {
+        self.durable_start
     }
     /// The offset that the next record gets.
     pub fn end_offset(&self) -> Offset {

@@ -85,7 +85,8 @@ pub struct SyncJob {
     index_paths: Vec<PathBuf>,
     dirs: Vec<PathBuf>,
     end: Offset,
-    covers_checkpoint: bool,
+    /// The start offset in the checkpoint, if that is synced with the rest.
+    start: Option<Offset>,
     covers_names: bool,
     condemned: Option<(Condemned, u64)>,
 }
@@ -137,6 +138,11 @@ impl Log {
         !self.unsynced.is_empty() && self.syncing.is_none() && self.check_writable()
     }
 
+    /// Whether a job is out that has not come back.
+    pub fn is_syncing(&self) -> bool {
+        self.syncing.is_some()
+    }
+
     fn check_writable(&self) -> bool {
         !self.is_failed() && self.config.status.offline_reason().is_none()
     }
@@ -180,7 +186,7 @@ impl Log {
             index_paths: unsynced.indexes,
             dirs,
             end: self.end_offset(),
-            covers_checkpoint: unsynced.checkpoint,
+            start: unsynced.checkpoint.then(|| self.checkpoint.latest().start_offset),
             covers_names: unsynced.parent,
             condemned: unsynced.checkpoint.then(|| (self.condemned.clone(), self.condemned.next)),
         })
@@ -192,7 +198,13 @@ impl Log {
         let cut_to = self.syncing.take().unwrap_or(Offset::ZERO);
         self.durable = self.durable.max(job.end.min(cut_to));
         self.is_named |= job.covers_names;
-        let mut written = if job.covers_checkpoint { self.checkpoint.sync_ended() } else { Ok(()) };
+        let mut written = match job.start {
+            Some(start) => {
+                self.durable_start = self.durable_start.max(start).min(self.start);
+                self.checkpoint.sync_ended()
+            }
+            None => Ok(()),
+        };
         let state = self.state_to_checkpoint();
         if written.is_ok() && state != *self.checkpoint.latest() {
             written = self.checkpoint.write(state);

@@ -123,6 +123,7 @@ impl Log {
         let forgotten = self.forget_producers();
         self.io(forgotten)?;
         (self.start, self.durable, self.high_watermark) = (offset, offset, offset);
+        self.durable_start = offset;
         self.syncing = self.syncing.map(|_| Offset::ZERO);
         self.unsynced.dir = true;
         let cleared = self.change_epochs(

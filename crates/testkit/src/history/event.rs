@@ -175,6 +175,8 @@ pub enum Event {
     FoundByTime { place: Place, timestamp_ms: i64, offset: Option<Offset>, asked: Duration },
     /// Somebody asks that the records before `before` go.
     DeleteRecords { place: Place, before: Offset },
+    /// It was told that they are gone for good; the partition begins here.
+    Deleted { place: Place, start: Offset },
     /// The partition begins here, as its leader said.
     Starts { place: Place, offset: Offset, asked: Duration },
     /// A member of a group was given the partition. Members are numbered over the whole history, each life its own number.

@@ -156,6 +156,7 @@ mod tests {
             },
             Event::Healed,
             Event::Starts { place: Place::new("t", 0), offset: highwater_types::Offset::ZERO, asked: began },
+            Event::Deleted { place: Place::new("t", 0), start: highwater_types::Offset::ZERO },
         ];
         for event in events {
             let timed = Timed { at: began, event };

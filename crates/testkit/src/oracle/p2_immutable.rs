@@ -50,10 +50,9 @@ impl<'a> Readers<'a> {
                 let position = Position { last: None, sought: Some((to.unwrap_or(Offset::ZERO), deleted)) };
                 self.positions.insert((*reader, place), position);
             }
-            // Told by a leader: these are gone.
-            Event::Starts { place, offset: at, .. } if facts.removal(&place.topic) == Removal::OnRequest => {
-                let deleted = self.deleted.entry(place).or_insert(*at);
-                *deleted = (*deleted).max(*at);
+            Event::Deleted { place, start } => {
+                let deleted = self.deleted.entry(place).or_insert(*start);
+                *deleted = (*deleted).max(*start);
             }
             Event::Read { reader, place, offset, id, checksum, .. } => {
                 let (reader, offset) = (*reader, *offset);
@@ -205,17 +204,25 @@ fn holes(facts: &Facts<'_>, place: &Place, known: &PlaceFacts, whole: &Whole, vi
     }
 }
 
+/// Records that are gone for good stay so. Where a leader says that its log begins is no promise: before the others have
+/// followed, another may lead.
 fn starts(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
-    let mut starts: BTreeMap<&Place, (Offset, Duration)> = BTreeMap::new();
+    let mut deleted: BTreeMap<&Place, (Offset, Duration)> = BTreeMap::new();
     for timed in facts.events {
-        let Event::Starts { place, offset: at, asked } = &timed.event else { continue };
-        if let Some((was, told)) = starts.get(place).filter(|(was, told)| was > at && told < asked) {
-            let what = format!("{place} began at {was} at {told:?}, and at {at} later");
-            violations.push(Violation::new(Anomaly::StartWentBack, timed.at, what));
-        }
-        let entry = starts.entry(place).or_insert((*at, timed.at));
-        if *at > entry.0 {
-            *entry = (*at, timed.at);
+        match &timed.event {
+            Event::Starts { place, offset: at, asked } => {
+                if let Some((was, told)) = deleted.get(place).filter(|(was, told)| was > at && told < asked) {
+                    let what = format!("{place} began at {was} for good, as was told at {told:?}, and at {at} later");
+                    violations.push(Violation::new(Anomaly::StartWentBack, timed.at, what));
+                }
+            }
+            Event::Deleted { place, start } => {
+                let known = deleted.entry(place).or_insert((*start, timed.at));
+                if *start > known.0 {
+                    *known = (*start, timed.at);
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -305,13 +312,16 @@ mod tests {
             let offset = Offset::new(at);
             Event::Starts { place: place(), offset, asked: Duration::from_secs(asked) }
         };
+        let deleted = || Event::Deleted { place: place(), start: Offset::new(1) };
         let made = || Made::default().stored(id(1, 1), 0).stored(id(1, 2), 1);
-        assert_eq!(made().event(starts(0, 0)).event(starts(1, 100)).found(), []);
-        assert_eq!(made().event(starts(1, 0)).event(starts(0, 100)).found(), [Anomaly::StartWentBack]);
+        assert_eq!(made().event(starts(0, 0)).event(deleted()).event(starts(1, 100)).found(), []);
+        assert_eq!(made().event(deleted()).event(starts(0, 100)).found(), [Anomaly::StartWentBack]);
         // Asked before the other was answered.
-        assert_eq!(made().event(starts(1, 0)).event(starts(0, 1)).found(), []);
+        assert_eq!(made().event(deleted()).event(starts(0, 1)).found(), []);
+        // Nobody was told that it stays so.
+        assert_eq!(made().event(starts(1, 0)).event(starts(0, 100)).found(), []);
         let sought = Event::Sought { reader: 3, place: place(), to: None };
-        let served = made().event(starts(1, 0)).event(sought).read_by(3, id(1, 1), 0);
+        let served = made().event(deleted()).event(sought).read_by(3, id(1, 1), 0);
         assert_eq!(served.found(), [Anomaly::DeletedButServed]);
     }
 }

@@ -32,10 +32,9 @@ pub async fn trim(
         let place = Place { topic: Arc::clone(&topic), partition };
         let Some((start, end)) = bounds(&client, &history, &place).await else { continue };
         let before = Position::new((start.get() + end.get()) / 2);
-        let asked = history.now();
         history.record(Event::DeleteRecords { place: place.clone(), before });
         match client.admin().delete_records(&topic, partition, Some(before)).await {
-            Ok(offset) => history.record(Event::Starts { place: place.clone(), offset, asked }),
+            Ok(start) => history.record(Event::Deleted { place: place.clone(), start }),
             Err(error) => {
                 history.record(Event::Failed { what: format!("delete records of {place}"), why: error.to_string() });
                 continue;

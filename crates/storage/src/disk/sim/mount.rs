@@ -162,7 +162,11 @@ impl DiskFile for SimFile {
                 let room = state.capacity.saturating_sub(state.tree.used_bytes());
                 if growth > room {
                     // As a real one does: what fits is written, and then it fails.
-                    data.truncate((data.len() as u64 - growth + room) as usize);
+                    // Of a write beyond the end, nothing if there is no room up to there.
+                    data.truncate((data.len() as u64 + room).saturating_sub(growth) as usize);
+                    if data.is_empty() {
+                        return Err(io::ErrorKind::StorageFull.into());
+                    }
                     state.tree.content(self.node).write(offset, data);
                     return Err(io::ErrorKind::StorageFull.into());
                 }
