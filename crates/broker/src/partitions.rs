@@ -4,6 +4,8 @@
 //! new logs are opened, so that a failover does not wait for a disk. A folder is deleted only when the metadata has been seen
 //! to drop its topic while this process ran: what is unknown at the start is closed and left alone (T43).
 
+mod reopen;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,7 +16,8 @@ use highwater_metadata::{Changes, ClusterImage, PartitionLogEnd, PartitionState}
 use highwater_metrics::Histogram;
 use highwater_replication::{AliveBrokers, PartitionView};
 use highwater_storage::{
-    CacheBudget, DataDir, DataDirError, Disk, Flusher, LogConfig, OpenedDataDir, RecoveryReport, run_on,
+    CacheBudget, DataDir, DataDirError, Disk, Flusher, LogConfig, OpenError, OpenedDataDir, RecoveryReport,
+    is_disk_full, run_on,
 };
 use highwater_types::{BrokerEpoch, BrokerId, MetadataVersion, TopicConfig, TopicPartition, is_internal_topic};
 use tokio::sync::watch;
@@ -41,6 +44,8 @@ pub struct Partitions {
     image: watch::Sender<Arc<ClusterImage>>,
     /// Partitions whose log was here once and is gone; until the metadata shows that the controller knows.
     lost: Mutex<BTreeSet<TopicPartition>>,
+    /// Whose logs could not be opened for want of space on the disk.
+    want_space: Mutex<BTreeSet<TopicPartition>>,
     deletions: TaskTracker,
 }
 
@@ -106,6 +111,7 @@ impl Partitions {
             map: RwLock::default(),
             image: watch::Sender::default(),
             lost: Mutex::default(),
+            want_space: Mutex::default(),
             deletions: TaskTracker::new(),
         };
         this.open_found(found).await;
@@ -137,6 +143,9 @@ impl Partitions {
             (Ok(_), None) => unusable("the broker is shutting down"),
             (Err(error), _) => {
                 tracing::error!(partition = %tp, %error, "the partition can't be used");
+                if matches!(&error, OpenError::Io { source, .. } if is_disk_full(source)) {
+                    self.note_wants_space(tp);
+                }
                 unusable(&error.to_string())
             }
         }

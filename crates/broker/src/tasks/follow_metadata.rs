@@ -34,7 +34,10 @@ pub(super) async fn run(core: Arc<Core>, link: ClusterLink) {
                 link.report_log_ends(core.partitions.awaited_log_ends());
                 link.set_applied(step.image.version);
             }
-            () = core.partitions.unusable_changed().notified() => report(&core, &link),
+            () = core.partitions.unusable_changed().notified() => {
+                core.partitions.reopen().await;
+                report(&core, &link);
+            }
         }
     }
 }

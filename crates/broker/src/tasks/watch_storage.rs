@@ -32,6 +32,9 @@ pub(super) async fn run(core: Arc<Core>) {
                 for dir in core.partitions.data_dirs() {
                     refresh_space(dir).await;
                 }
+                if core.partitions.may_reopen() {
+                    core.partitions.unusable_changed().notify_one();
+                }
             }
         }
     }

@@ -162,6 +162,26 @@ async fn t43_a_folder_that_the_metadata_does_not_know_is_left_alone() {
     assert_eq!(test.read(tp, 0).await, [(0, "a".to_owned())]);
 }
 
+#[tokio::test]
+async fn t46_a_partition_that_came_while_the_disk_was_full_is_opened_when_there_is_space() {
+    let disk = SimDisk::new(7);
+    let mut test = TestBroker::start_with(disk.clone(), |_| {}).await;
+    disk.set_capacity(disk.used_bytes());
+    let tp = partition_of(test.topic(1, &[ME], &[]).await, 0);
+    let refused = test.produce_to(tp, Acks::All, batch(&["a"])).await;
+    assert_eq!(failed(&refused.error), ErrorCode::StorageOffline);
+    assert_eq!(test.core.partitions.unusable(), [tp].into());
+    // Still no space: it stays so.
+    test.core.partitions.reopen().await;
+    assert_eq!(test.core.partitions.unusable(), [tp].into());
+    disk.set_capacity(u64::MAX);
+    eventually(|| test.core.partitions.may_reopen()).await;
+    test.core.partitions.reopen().await;
+    assert!(test.core.partitions.unusable().is_empty() && !test.core.partitions.may_reopen());
+    assert_eq!(test.produce_to(tp, Acks::All, batch(&["a"])).await.error, None);
+    assert_eq!(test.read(tp, 0).await, [(0, "a".to_owned())]);
+}
+
 /// Else one folder of a topic that was deleted meanwhile took the whole disk offline, again at each start.
 #[tokio::test]
 async fn t43_what_is_left_alone_in_the_middle_of_a_sync_takes_nothing_offline() {
