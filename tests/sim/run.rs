@@ -117,7 +117,8 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         for node in wreckage.take_powerless() {
             history.record_at(sim.elapsed(), Event::PowerLost { node });
         }
-        if !is_over && sim.elapsed() >= start + task.load {
+        // Some end a little after the load should: signs of life are looked for once nothing is broken any more.
+        if !is_over && sim.elapsed() >= start + task.load && coming.peek().is_none() {
             story.tell_at(sim.elapsed(), "the load ends");
             work.stop();
             if is_calm {

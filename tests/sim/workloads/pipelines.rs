@@ -65,9 +65,8 @@ impl Pipelines {
                 break;
             }
             if Instant::now() >= deadline {
-                return Err(
-                    format!("{} record(s) did not come out, such as {:?}", missing.len(), missing.first()).into()
-                );
+                let what = format!("{} record(s) did not come out, such as {:?}", missing.len(), missing.first());
+                return Err(format!("{what}; {}", held_up_by(client).await).into());
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -76,4 +75,14 @@ impl Pipelines {
         record_offsets(client, history, GROUP, TOPIC, patience).await?;
         Ok(())
     }
+}
+
+/// What a pipeline that stands still may wait for.
+async fn held_up_by(client: &Client) -> String {
+    let admin = client.admin();
+    let group = admin.describe_group(GROUP).await;
+    let offsets = admin.group_offsets(GROUP).await;
+    let transactions = admin.list_transactions().await;
+    let hanging = admin.find_hanging_transactions(None, Duration::ZERO).await;
+    format!("the group: {group:?}; its offsets: {offsets:?}; transactions: {transactions:?}; hanging: {hanging:?}")
 }
