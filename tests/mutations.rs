@@ -39,14 +39,14 @@ const fn setup_of(mutation: Mutation) -> Option<Setup> {
         M::DuplicateStoredAgain | M::DuplicateGetsNewOffset => setup("crash,network", "none", &[1]),
         M::FollowersLearnNoProducers => setup("crash", "none", &[2]),
         M::ForgetProducersOnRestart | M::MarkerForgotten => setup("crash", "transactions", &[1]),
-        M::ForgetProducersOnRetention => setup("crash,network", "trims", &[1]),
         M::OldProducerTaken | M::OpenTransactionInherited => setup("members", "zombies", &[1]),
-        M::OffsetsCommittedAtOnce => setup("members", "pipeline", &[1]),
         M::ServeBeforeLoaded => setup("crash", "pipeline", &[1]),
         M::PartitionGivenTwice => setup("members", "none", &[1]),
-        M::EntriesNotSynced => setup("power", "none", &[2]),
         M::CompactionDropsNewest => setup("crash", "table", &[1]),
-        M::TruncateByHighWatermark
+        M::ForgetProducersOnRetention
+        | M::OffsetsCommittedAtOnce
+        | M::EntriesNotSynced
+        | M::TruncateByHighWatermark
         | M::SkipDivergenceCheck
         | M::ForgetProducersOnTruncation
         | M::EpochsNotTruncated

@@ -127,7 +127,9 @@ class Compose(Case):
 
     def test_the_server_takes_each_nodes_settings(self):
         for name, it in {**self.nodes("controller"), **self.nodes("broker")}.items():
-            self.assert_server_takes({key: str(value) for key, value in it["environment"].items()}, name)
+            # As Compose does where nothing else is set.
+            default = lambda value: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+            self.assert_server_takes({key: default(value) for key, value in it["environment"].items()}, name)
 
     def test_each_node_is_itself(self):
         for role in ("controller", "broker"):
@@ -287,7 +289,8 @@ class Kubernetes(Case):
                 env, container = self.environment(it, 1), self.container(it)
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
                 listen = port_of(env[f"HIGHWATER_{upper}_LISTEN"])
-                self.assertEqual(ports, {"grpc": listen, "metrics": port_of(env["HIGHWATER_NODE_METRICS_LISTEN"])})
+                kafka = {"kafka": port_of(env["HIGHWATER_KAFKA_LISTENERS"])} if upper == "BROKER" else {}
+                self.assertEqual(ports, {"grpc": listen, "metrics": port_of(env["HIGHWATER_NODE_METRICS_LISTEN"])} | kafka)
                 self.assertEqual(container["readinessProbe"]["grpc"]["port"], listen)
                 for probe in ("startupProbe", "livenessProbe"):
                     self.assertEqual(container[probe]["httpGet"], {"path": "/healthz", "port": "metrics"})
@@ -297,7 +300,7 @@ class Kubernetes(Case):
                 for service in self.of_kind("Service").values():
                     if service["spec"]["selector"] == it["spec"]["template"]["metadata"]["labels"]:
                         for port in service["spec"]["ports"]:
-                            self.assertEqual((port["port"], port["targetPort"]), (listen, "grpc"))
+                            self.assertEqual(port["port"], ports[port["targetPort"]])
 
     def test_the_server_takes_each_pods_settings_and_each_is_itself(self):
         for name, it in self.sets():
