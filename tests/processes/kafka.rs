@@ -33,6 +33,27 @@ impl Kafka {
         Self { io: TcpStream::connect(("127.0.0.1", port)).await.expect("it listens"), correlation_id: 0 }
     }
 
+    /// The leader of the topic's first partition, once it has taken up what the controllers say of it; until then it is to be
+    /// asked again.
+    pub(crate) async fn of_leader(scene: &Scene) -> (BrokerId, Self) {
+        scene.all_in_sync().await;
+        let leader = scene.leader(0);
+        let mut kafka = Self::connect(scene, leader).await;
+        let leads = async {
+            loop {
+                let answer = kafka.call(12, &fetch(12, uuid::Uuid::nil(), 0, 0).with_session_epoch(-1)).await;
+                match answer.responses[0].partitions[0].error_code {
+                    0 => break,
+                    // Its client has heard of the topic by another broker, or of the leader before it has.
+                    3 | 6 => tokio::time::sleep(Duration::from_millis(2)).await,
+                    code => panic!("error {code}"),
+                }
+            }
+        };
+        timeout(SOON, leads).await.expect("it leads");
+        (leader, kafka)
+    }
+
     async fn send<R: Request>(&mut self, version: i16, request: &R) {
         self.correlation_id += 1;
         let header = RequestHeader::default()
@@ -119,9 +140,7 @@ fn values_of(records: &Bytes) -> Vec<u32> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_door_takes_the_other_gives_in_every_version() {
     let scene = Scene::new().await;
-    scene.all_in_sync().await;
-    let leader = scene.leader(0);
-    let mut kafka = Kafka::connect(&scene, leader).await;
+    let (leader, mut kafka) = Kafka::of_leader(&scene).await;
 
     let versions = kafka
         .call(
@@ -234,17 +253,10 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_poll_ends_with_the_first_record_and_a_session_tells_only_what_is_new() {
     let scene = Scene::new().await;
-    scene.all_in_sync().await;
-    let leader = scene.leader(0);
-    let (mut reader, mut writer) = (Kafka::connect(&scene, leader).await, Kafka::connect(&scene, leader).await);
+    let (leader, mut writer) = Kafka::of_leader(&scene).await;
+    let mut reader = Kafka::connect(&scene, leader).await;
 
-    let begun = fetch(12, uuid::Uuid::nil(), 0, 0).with_session_epoch(0);
-    let mut first = reader.call(12, &begun).await;
-    // The controller's word may reach clients before the leader has taken it up: then it is to be asked again.
-    let until = tokio::time::Instant::now() + SOON;
-    while first.responses[0].partitions[0].error_code == 6 && tokio::time::Instant::now() < until {
-        first = reader.call(12, &begun).await;
-    }
+    let first = reader.call(12, &fetch(12, uuid::Uuid::nil(), 0, 0).with_session_epoch(0)).await;
     assert!(first.session_id > 0, "a session begins");
     assert_eq!(first.responses[0].partitions[0].error_code, 0);
     assert_eq!(first.responses[0].partitions[0].high_watermark, 0, "a whole answer has what has no records too");
@@ -266,9 +278,19 @@ async fn a_long_poll_ends_with_the_first_record_and_a_session_tells_only_what_is
     // Not the leader: who is.
     let other = scene.cluster.broker_ids().into_iter().find(|id| *id != leader).expect("three brokers");
     let mut other = Kafka::connect(&scene, other).await;
-    let refused = other.call(12, &produce(-1, batch(0..1))).await;
-    let partition = &refused.responses[0].partition_responses[0];
-    assert_eq!((partition.error_code, partition.current_leader.leader_id.0 as u32), (6, leader.get()));
+    let knows = async {
+        loop {
+            let refused = other.call(12, &produce(-1, batch(0..1))).await;
+            let partition = &refused.responses[0].partition_responses[0];
+            // It may not have heard of the topic yet, or of who leads.
+            if (partition.error_code, partition.current_leader.leader_id.0 as u32) == (6, leader.get()) {
+                break refused;
+            }
+            assert!(matches!(partition.error_code, 3 | 6), "error {}", partition.error_code);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let refused = timeout(SOON, knows).await.expect("it says who leads");
     assert_eq!(refused.node_endpoints[0].node_id.0 as u32, leader.get());
     assert!(ErrorCode::NotLeader.is_retriable());
 }
@@ -276,9 +298,7 @@ async fn a_long_poll_ends_with_the_first_record_and_a_session_tells_only_what_is
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_47_strangers_at_the_door_are_turned_away_and_others_notice_nothing() {
     let scene = Scene::new().await;
-    scene.all_in_sync().await;
-    let leader = scene.leader(0);
-    let mut good = Kafka::connect(&scene, leader).await;
+    let (leader, mut good) = Kafka::of_leader(&scene).await;
     let bytes = |frame: &[u8]| [&(frame.len() as i32).to_be_bytes()[..], frame].concat();
     let nonsense: [(&str, Vec<u8>); 6] = [
         ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec()),

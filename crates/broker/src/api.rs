@@ -42,9 +42,9 @@ impl BrokerApi {
         &*self.coordinator
     }
 
-    /// The cluster as this broker's partitions know it.
+    /// The newest that this broker knows of the cluster, and tells its clients. Its partitions take it up a little later.
     pub fn image(&self) -> Arc<ClusterImage> {
-        self.core.partitions.image()
+        self.link.image()
     }
 
     /// The connections of `listener`, within the broker's bounds. Each has to say its first `handshake_bytes` in time.

@@ -76,9 +76,9 @@ async fn look_up(
         let tp = topics::partition(topics::resolve(image, false, name, Uuid::nil())?, asked.partition_index)?;
         let (at, epoch) = (at?, LeaderEpoch::new(asked.current_leader_epoch));
         let partition = call.door.api.core.partitions.find(tp);
-        let partition = partition.map_err(|error| topics::partition_error(&error, false))?;
+        let partition = partition.map_err(|error| topics::partition_error(image, &error, false))?;
         let found = partition.find_offset(epoch, at, isolation).await;
-        found.map_err(|error| topics::partition_error(&error, false))
+        found.map_err(|error| topics::partition_error(image, &error, false))
     };
     match found.await {
         Ok(found) => answer

@@ -25,21 +25,26 @@ impl Handler for OffsetForLeaderEpoch {
         let image: &ClusterImage = &call.door.api.image();
         let topics = request.topics.into_iter().map(|topic| {
             let id = topics::resolve(image, false, &topic.topic, Uuid::nil());
-            let partitions = topic.partitions.iter().map(|asked| end_of(call, id, asked));
+            let partitions = topic.partitions.iter().map(|asked| end_of(call, image, id, asked));
             OffsetForLeaderTopicResult::default().with_partitions(partitions.collect()).with_topic(topic.topic)
         });
         Ok(OffsetForLeaderEpochResponse::default().with_topics(topics.collect()))
     }
 }
 
-fn end_of(call: &Call, topic: Result<TopicId, ResponseError>, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
+fn end_of(
+    call: &Call,
+    image: &ClusterImage,
+    topic: Result<TopicId, ResponseError>,
+    asked: &OffsetForLeaderPartition,
+) -> EpochEndOffset {
     let answer = EpochEndOffset::default().with_partition(asked.partition).with_leader_epoch(-1).with_end_offset(-1);
     let found = topic.and_then(|topic| {
         let tp = topics::partition(topic, asked.partition)?;
         let (current, epoch) = (LeaderEpoch::new(asked.current_leader_epoch), LeaderEpoch::new(asked.leader_epoch));
         let partition = call.door.api.core.partitions.find(tp);
         let found = partition.and_then(|partition| partition.epoch_end(current, epoch));
-        found.map_err(|error| topics::partition_error(&error, false))
+        found.map_err(|error| topics::partition_error(image, &error, false))
     });
     match found {
         Ok(None) => answer,

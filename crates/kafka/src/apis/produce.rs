@@ -120,7 +120,7 @@ impl Pipeline {
         };
         let refuse_all = acks.as_ref().err().or(transactional_id.as_ref().err()).copied();
         let acks = acks.unwrap_or(Acks::Leader);
-        let image = core.partitions.image();
+        let image = call.door.api.image();
         let mut partitions = Vec::new();
         let mut topics = Vec::with_capacity(request.topic_data.len());
         for mut topic in request.topic_data {
@@ -254,7 +254,7 @@ fn encode(
             .with_log_start_offset(produced.log_start.get()),
         Err(error) => {
             call.door.api.core.partitions.metrics().refused(Measured::Produce, error.code());
-            let code = match topics::partition_error(&error, call.version >= BY_ID) {
+            let code = match topics::partition_error(image, &error, call.version >= BY_ID) {
                 // What coordinators call these, leaders do not.
                 ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
                 ResponseError::TransactionAbortable if call.version < KNOWS_ABORTABLE => ResponseError::InvalidTxnState,

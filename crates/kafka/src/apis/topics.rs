@@ -38,9 +38,14 @@ pub(crate) fn partition(topic: TopicId, index: i32) -> Result<TopicPartition, Re
     Ok(TopicPartition::new(topic, PartitionId::new(index)))
 }
 
-/// The error of a partition in a request of which the topic was found, and may be gone since.
-pub(crate) fn partition_error(error: &PartitionError, by_id: bool) -> ResponseError {
+/// The error of a partition in a request of which the topic was found in the newest image, and may be gone since; or the
+/// broker's partitions have not taken up that image yet: then clients ask again, as they do of who does not lead yet.
+pub(crate) fn partition_error(newest: &ClusterImage, error: &PartitionError, by_id: bool) -> ResponseError {
     match error {
+        PartitionError::UnknownTopicId(topic) if newest.topic(*topic).is_some() => ResponseError::NotLeaderOrFollower,
+        PartitionError::UnknownPartition { asked, .. } if newest.partition(*asked).is_some() => {
+            ResponseError::NotLeaderOrFollower
+        }
         PartitionError::UnknownTopicId(_) => unknown_topic(by_id),
         error => error::of_partition(error),
     }

@@ -53,7 +53,7 @@ pub(super) fn answer(
                 Answer::Refused(error) => writer.failed(index, error, None, None, is_committed),
                 Answer::Failed(error) => {
                     let hint = topics::leader_hint(&call.door, &image, &error);
-                    let code = topics::partition_error(&error, call.version >= BY_ID);
+                    let code = topics::partition_error(&image, &error, call.version >= BY_ID);
                     writer.failed(index, code, Some(&error), hint.as_ref(), is_committed);
                     hints.extend(hint.map(|hint| (hint.leader, hint)));
                 }

@@ -113,7 +113,7 @@ impl Bounds {
 /// All partitions of the request or the session.
 async fn fetch(call: &Call, context: &Context, is_committed: bool, bounds: Bounds) -> Vec<Answered> {
     let core = &call.door.api.core;
-    let image = core.partitions.image();
+    let image = call.door.api.image();
     let isolation = if is_committed { IsolationLevel::ReadCommitted } else { IsolationLevel::ReadUncommitted };
     let mut partitions = Vec::with_capacity(context.entries.len());
     let mut found: Vec<Result<TopicPartition, ResponseError>> = Vec::with_capacity(context.entries.len());
@@ -193,7 +193,7 @@ async fn long_poll(call: &Call, request: &Fetch) -> Attempt {
 /// Counts what goes out, and leaves away what a session's client knows.
 fn keep_news(call: &Call, context: &Context, answered: Vec<Answered>) -> Vec<Answered> {
     let partitions = &call.door.api.core.partitions;
-    let image = partitions.image();
+    let image = call.door.api.image();
     let mut sent = Vec::new();
     let mut news = Vec::with_capacity(answered.len());
     for one in answered {
