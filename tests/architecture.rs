@@ -9,6 +9,7 @@ use serde_json::Value;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("metrics", &[]),
+    ("allocations", &[]),
     ("record", &["types"]),
     ("replication", &["types", "record"]),
     ("metadata", &["types", "record"]),

@@ -3,45 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use bytes::Bytes;
+use highwater_allocations::{Counting, peak_of};
 use highwater_kafka::{SUPPORTED, can_be_read};
 use proptest::prelude::*;
-
-/// Notes how much the current thread holds at most.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-#[allow(unsafe_code, reason = "an allocator can't be written otherwise; each call is passed on as it came")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.with(|held| {
-            held.set(held.get().saturating_add(layout.size()));
-            PEAK.with(|peak| peak.set(peak.get().max(held.get())));
-        });
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.with(|held| held.set(held.get().saturating_sub(layout.size())));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 fn peak_of_reading(frame: Vec<u8>) -> usize {
     let frame = Bytes::from(frame);
-    let before = HELD.get();
-    PEAK.set(before);
-    can_be_read(frame);
-    PEAK.get() - before
+    peak_of(|| _ = can_be_read(frame))
 }
 
 /// What an element takes once decoded, for at least one byte; and messages of errors.

@@ -5,47 +5,14 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use bytes::Bytes;
 use common::{build, compression, records};
+use highwater_allocations::{Counting, peak_of};
 use highwater_record::*;
 use proptest::prelude::*;
 
-/// Notes how much the current thread holds at most.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-#[allow(unsafe_code, reason = "an allocator can't be written otherwise; each call is passed on as it came")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.with(|held| {
-            held.set(held.get().saturating_add(layout.size()));
-            PEAK.with(|peak| peak.set(peak.get().max(held.get())));
-        });
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.with(|held| held.set(held.get().saturating_sub(layout.size())));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// The most bytes that `run` held at a time beyond those held before.
-fn peak_of(run: impl FnOnce()) -> usize {
-    let before = HELD.get();
-    PEAK.set(before);
-    run();
-    PEAK.get() - before
-}
 
 const LIMITS: ProduceLimits = ProduceLimits {
     batch_bytes_max: 64 << 10,
