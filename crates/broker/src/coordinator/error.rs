@@ -15,6 +15,9 @@ pub enum CallError<E> {
     /// What it would have to write could not be written now, its state can't be read, or there is no topic for it.
     #[error("the coordinator can't serve now: {why}")]
     Unavailable { why: String },
+    /// The transaction that was asked about may have ended since: ask about it again. See [`Guard`](crate::transaction::verify::Guard).
+    #[error("a transaction of this producer has ended meanwhile")]
+    Outdated,
     /// Of a marker that the log does not take: nothing was changed.
     #[error(transparent)]
     Marker(#[from] MarkerRefused),
@@ -42,6 +45,7 @@ impl<E> CallError<E> {
             Self::NotCoordinator { .. } | Self::Lost { .. } => Ok(ErrorCode::NotCoordinator),
             Self::Loading { .. } => Ok(ErrorCode::CoordinatorLoadInProgress),
             Self::Unavailable { .. } => Ok(ErrorCode::CoordinatorNotAvailable),
+            Self::Outdated => Ok(ErrorCode::ConcurrentTransactions),
             Self::Marker(refused) => Ok(refused.code),
             Self::Shard(error) => Err(error),
         }
@@ -67,6 +71,7 @@ impl<E> CallError<E> {
             Self::Lost { partition, leader } => CallError::Lost { partition, leader },
             Self::Loading { partition } => CallError::Loading { partition },
             Self::Unavailable { why } => CallError::Unavailable { why },
+            Self::Outdated => CallError::Outdated,
             Self::Marker(refused) => CallError::Marker(refused),
             Self::Shard(error) => CallError::Shard(map(error)),
         }

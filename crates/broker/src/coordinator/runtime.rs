@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use highwater_coordination::{Shard, TopicInfo, Topics, partition_for_id};
+use highwater_coordination::{ProducerIdentity, Shard, TopicInfo, Topics, partition_for_id};
 use highwater_metadata::{ClusterImage, TopicState};
 use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, LeaderEpoch, PartitionId, TopicPartition, is_internal_topic};
@@ -17,6 +17,7 @@ use super::shard_driver::{Ask, Driver, Phase};
 use crate::clock::Clock;
 use crate::partition::TransactionEnd;
 use crate::partitions::Partitions;
+use crate::transaction::verify::Guard;
 
 /// Calls that wait for one shard's turn; beyond it callers wait for room.
 const QUEUE_LENGTH: usize = 1024;
@@ -193,11 +194,38 @@ where
     /// requests the shard answers much later. Whoever does not want to wait drops the future: the request is
     /// carried out all the same if the shard had it.
     pub async fn call(&self, partition: PartitionId, request: S::Request) -> Result<S::Response, CallError<S::Error>> {
+        self.call_unless(partition, request, None).await
+    }
+
+    /// As [`Self::call`], for a request that rests on what was asked while `guard` was held: refused if that is outdated when the
+    /// request's turn comes.
+    pub async fn call_guarded(
+        &self,
+        partition: PartitionId,
+        request: S::Request,
+        guard: Guard,
+    ) -> Result<S::Response, CallError<S::Error>> {
+        self.call_unless(partition, request, Some(guard)).await
+    }
+
+    async fn call_unless(
+        &self,
+        partition: PartitionId,
+        request: S::Request,
+        guard: Option<Guard>,
+    ) -> Result<S::Response, CallError<S::Error>> {
         let asks = self.find(partition)?;
         let (answer, answered) = oneshot::channel();
         // The driver may end at any moment; what it takes it answers.
-        asks.send(Ask::Call { request, answer }).await.map_err(|_| self.not_coordinator(partition))?;
+        asks.send(Ask::Call { request, guard, answer }).await.map_err(|_| self.not_coordinator(partition))?;
         answered.await.unwrap_or_else(|_| Err(self.lost(partition)))
+    }
+
+    /// To be taken before it is asked whether a transaction of `producer` may reach `partition`.
+    pub fn guard(&self, partition: PartitionId, producer: ProducerIdentity) -> Result<Guard, CallError<S::Error>> {
+        let tp = self.topic_partition(partition).ok_or_else(|| self.no_topic())?;
+        let guard = self.context.partitions.find(tp).and_then(|partition| partition.guard(producer));
+        guard.map_err(|_| self.not_coordinator(partition))
     }
 
     /// Appends the end of a transaction to a partition of this runtime's topic, unless it is there already, and has its shard

@@ -16,6 +16,7 @@ use super::load::{LoadError, end_marker, load};
 use super::runtime::Context;
 use super::{CallError, CoordinatorAction, MarkerRefused};
 use crate::partition::{DirtySet, News, OwnAppend, Partition, PartitionError, Subscription, TransactionEnd};
+use crate::transaction::verify::Guard;
 
 /// Before loading is tried again, or what time asks for and can't be written now.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +36,7 @@ type Reply<S> = (Token, Result<<S as Shard>::Response, <S as Shard>::Error>);
 
 /// A call on its way to its shard.
 pub(super) enum Ask<S: Shard> {
-    Call { request: S::Request, answer: Answer<S::Response, S::Error> },
+    Call { request: S::Request, guard: Option<Guard>, answer: Answer<S::Response, S::Error> },
     Marker { end: TransactionEnd, answer: Answer<(), S::Error> },
 }
 
@@ -248,9 +249,14 @@ impl<S: Shard> Serving<S> {
 
     fn ask(&mut self, ask: Ask<S>) -> Result<(), Over> {
         match ask {
-            Ask::Call { request, answer } => {
+            Ask::Call { request, guard, answer } => {
                 if let Err(error) = self.partition.check_append_own(self.epoch) {
                     return self.refuse(answer, &error);
+                }
+                // T33: markers come by this driver too, so none comes between this and the append.
+                if guard.is_some_and(|guard| guard.is_outdated()) {
+                    let _ = answer.send(Err(CallError::Outdated));
+                    return Ok(());
                 }
                 let token = Token(self.next_token);
                 self.next_token += 1;

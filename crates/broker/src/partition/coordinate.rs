@@ -1,10 +1,12 @@
 //! What a coordinator does with the partition that holds its records: it reads all of it, and appends, as its leader.
 
+use highwater_coordination::ProducerIdentity;
 use highwater_record::Batch;
 use highwater_storage::{AppendError, ReadError};
 use highwater_types::{LeaderEpoch, Offset};
 
 use super::{News, Partition, PartitionError, ReadRecords, State, Wakes, must_sync};
+use crate::transaction::verify::Guard;
 
 /// Where a partition stands that this broker leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,14 @@ impl Partition {
             high_watermark: leader.high_watermark(),
             log_end: log.end_offset(),
         })
+    }
+
+    /// For a coordinator that is about to ask whether it may take part in a transaction of `producer`. Fails if this broker does
+    /// not lead.
+    pub(crate) fn guard(&self, producer: ProducerIdentity) -> Result<Guard, PartitionError> {
+        let mut state = self.lock();
+        state.leading(self.env.me, LeaderEpoch::NONE)?;
+        Ok(state.verifying.guard(producer))
     }
 
     /// Fails where [`Partition::append_own`] would, as far as that can be told before.

@@ -108,6 +108,7 @@ impl State {
             // What the coordinator said of this transaction to one that asks now is not so any more, and by its epoch nobody can tell.
             self.verifying.outdate(end.producer);
         }
+        self.verifying.outdate_guards(end.producer.id);
         let (leader, log) = self.leading(partition.env.me, epoch)?;
         if !is_due(log, end)? {
             return Ok(None);

@@ -7,10 +7,13 @@
 //! An answer says what held when it was given. Should the transaction end before the append, either its marker has bumped the
 //! producer's epoch in the log, and the append is refused, or the marker is on its way, and ends this record too. A marker that
 //! leaves the epoch as it is makes what was answered before outdated, and it is asked again.
+//!
+//! A coordinator asks for itself before it takes offsets into a transaction, and appends on its own: it holds a [`Guard`] meanwhile.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -18,7 +21,7 @@ use highwater_coordination::{ProducerIdentity, partition_for_id};
 use highwater_protocol::v1::coordinator_client::CoordinatorClient;
 use highwater_protocol::{code_of, error_from_status, topic_id_bytes, v1};
 use highwater_seams::Entropy;
-use highwater_types::{ErrorCode, TopicPartition, TransactionalId};
+use highwater_types::{ErrorCode, ProducerId, TopicPartition, TransactionalId};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
@@ -35,6 +38,19 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Verifications<Waiter> {
     waiting: BTreeMap<ProducerIdentity, Waiting<Waiter>>,
+    /// Those that are held, and some that are no more.
+    guards: Vec<(ProducerId, Weak<AtomicBool>)>,
+}
+
+/// Taken before the question is asked, looked at when the append is made: whether the answer is still true then (KIP-890).
+#[derive(Debug, Clone)]
+pub struct Guard(Arc<AtomicBool>);
+
+impl Guard {
+    /// A transaction of the producer has ended since, or this broker has not led the partition all the time.
+    pub fn is_outdated(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Debug)]
@@ -64,7 +80,7 @@ pub enum Turn {
 
 impl<Waiter> Default for Verifications<Waiter> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new() }
+        Self { waiting: BTreeMap::new(), guards: Vec::new() }
     }
 }
 
@@ -104,8 +120,27 @@ impl<Waiter> Verifications<Waiter> {
         }
     }
 
+    /// For one that asks about a transaction of `producer`, and does not wait here.
+    pub fn guard(&mut self, producer: ProducerIdentity) -> Guard {
+        self.guards.retain(|(_, guard)| guard.strong_count() > 0);
+        let guard = Guard(Arc::default());
+        self.guards.push((producer.id, Arc::downgrade(&guard.0)));
+        guard
+    }
+
+    /// A transaction of `producer` ends, in whatever epoch.
+    pub fn outdate_guards(&mut self, producer: ProducerId) {
+        let of_producer = self.guards.extract_if(.., |(of, _)| *of == producer);
+        of_producer.filter_map(|(_, guard)| guard.upgrade()).for_each(|guard| guard.store(true, Ordering::Release));
+    }
+
     /// All of them, as this broker leads the partition no more.
     pub fn give_up(&mut self) -> Vec<Waiter> {
+        for (_, guard) in self.guards.drain(..) {
+            if let Some(guard) = guard.upgrade() {
+                guard.store(true, Ordering::Release);
+            }
+        }
         std::mem::take(&mut self.waiting).into_values().flat_map(|waiting| waiting.them).collect()
     }
 }
@@ -218,10 +253,10 @@ fn not_answered(why: &str) -> v1::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use highwater_seams::SeededEntropy;
-    use highwater_types::{ProducerEpoch, ProducerId};
+    use highwater_types::ProducerEpoch;
 
     use super::*;
 
@@ -256,6 +291,20 @@ mod tests {
         assert_eq!(verifications.take(producer(1, 0)), Answered::Outdated);
         assert!(verifications.is_waiting(producer(1, 0)), "until it has been asked again");
         assert_eq!(verifications.take(producer(1, 0)), Answered::Waiters(vec!['a', 'b']));
+    }
+
+    #[test]
+    fn t33_a_guard_is_outdated_by_the_end_of_a_transaction_and_of_leading() {
+        let mut verifications = Verifications::<char>::default();
+        let before = verifications.guard(producer(1, 0));
+        let other = verifications.guard(producer(2, 0));
+        verifications.outdate_guards(producer(1, 1).id);
+        let after = verifications.guard(producer(1, 0));
+        assert!(before.is_outdated() && !other.is_outdated() && !after.is_outdated());
+        verifications.give_up();
+        assert!(other.is_outdated() && after.is_outdated());
+        assert!(!verifications.guard(producer(1, 0)).is_outdated());
+        assert_eq!(verifications.guards.len(), 1, "nothing is kept of those that nobody holds");
     }
 
     async fn answered(answers: &[Result<(), ErrorCode>]) -> (usize, Result<(), ErrorCode>) {

@@ -207,6 +207,32 @@ async fn a_kill_and_restart_gives_the_same_state_markers_and_transactions_includ
     world.end().await;
 }
 
+#[tokio::test]
+async fn t33_what_was_verified_before_its_transaction_ended_is_not_written_after_it() {
+    let world = World::start().await;
+    world.loaded().await;
+    let of = producer(7);
+    let set = |guard| {
+        let (runtime, request) = (Arc::clone(&world.runtime), Request::SetIn(of, "a".into(), "1".into()));
+        tokio::spawn(async move { runtime.call_guarded(P, request, guard).await })
+    };
+    // For all of these the transaction was open when its coordinator was asked. The producer goes on in the same epoch, so the log
+    // can't tell one that is late; and nothing of the transaction is here, so its end leaves no marker.
+    let late = world.runtime.guard(P, of).unwrap();
+    let marker = EndTransactionMarker { result: TransactionResult::Abort, coordinator_epoch: 0 };
+    let end = TransactionEnd { producer: of, marker, by: EndedBy::CoordinatorInEpoch };
+    soon(world.runtime.append_marker(P, end)).await.unwrap();
+    assert_eq!(soon(set(late)).await.unwrap(), Err(CallError::Outdated));
+    assert_eq!(world.log_end(), 0);
+    // Of the next transaction.
+    let in_time = world.runtime.guard(P, of).unwrap();
+    let written = set(in_time);
+    world.appended(1).await;
+    world.commit();
+    soon(written).await.unwrap().unwrap();
+    world.end().await;
+}
+
 fn producer(id: i64) -> ProducerIdentity {
     ProducerIdentity { id: ProducerId::new(id), epoch: ProducerEpoch::new(0) }
 }

@@ -101,7 +101,8 @@ impl CoordinatorService {
         keeps.ok_or_else(|| refuse(ErrorCode::CoordinatorNotAvailable, none))
     }
 
-    /// First the partition that keeps the group becomes part of the transaction, so that its end reaches the offsets.
+    /// First the partition that keeps the group becomes part of the transaction, so that its end reaches the offsets. Should one end
+    /// before they are appended, that may have been this one: it is asked again.
     pub(super) async fn commit_in_transaction(
         &self,
         asked: CommitOffsetsInTransactionRequest,
@@ -118,15 +119,19 @@ impl CoordinatorService {
             transaction: Some(OffsetsInTransaction { producer }),
         };
         let partition = self.keeps_group(&group)?;
-        self.verifier
-            .verify(Verification { transactional_id, producer, partition, joins: !asked.verify_only })
-            .await
-            .map_err(status_from_error)?;
-        match self.ask_group(&group, request).await? {
-            Response::Committed(results) => {
-                given(CommitOffsetsInTransactionResponse { partitions: convert::committed(results) })
-            }
-            other => Err(unexpected(&other)),
+        let question = Verification { transactional_id, producer, partition, joins: !asked.verify_only };
+        let groups = &self.coordinators.groups;
+        loop {
+            let guard = groups.guard(partition.partition, producer).map_err(|error| self.group_status(error))?;
+            self.verifier.verify(question.clone()).await.map_err(status_from_error)?;
+            return match groups.call_guarded(partition.partition, request.clone(), guard).await {
+                Err(CallError::Outdated) => continue,
+                Err(error) => Err(self.group_status(error)),
+                Ok(Response::Committed(results)) => {
+                    given(CommitOffsetsInTransactionResponse { partitions: convert::committed(results) })
+                }
+                Ok(other) => Err(unexpected(&other)),
+            };
         }
     }
 
