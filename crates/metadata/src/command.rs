@@ -146,8 +146,14 @@ pub enum Command {
         name: String,
         set_configs: BTreeMap<String, String>,
         unset_configs: BTreeSet<String>,
+        /// Decided on the lists as they are then: two who change one at a time both have their way.
+        #[serde(default)]
+        list_changes: Vec<ListChange>,
         /// 0: as many as there are, and as `assignments` add.
         partitions: u32,
+        /// Whether it is refused if there are as many already.
+        #[serde(default)]
+        must_grow: bool,
         /// The replicas of each new partition, the preferred leader first; empty: place them.
         #[serde(default)]
         assignments: Vec<Vec<BrokerId>>,
@@ -193,6 +199,16 @@ pub enum Command {
     RemoveController {
         controller: ControllerId,
     },
+}
+
+/// Items that are added to a list among a topic's configs, or taken from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListChange {
+    pub key: String,
+    /// Separated by commas.
+    pub items: String,
+    /// Otherwise they are taken from it.
+    pub add: bool,
 }
 
 /// The answer to a [`Command`].

@@ -26,8 +26,8 @@ mod record;
 
 pub use changes::Changes;
 pub use command::{
-    AlterPartition, AlteredPartition, Command, CommandResponse, Election, ElectionOutcome, IsrMember, PartitionLogEnd,
-    Registration,
+    AlterPartition, AlteredPartition, Command, CommandResponse, Election, ElectionOutcome, IsrMember, ListChange,
+    PartitionLogEnd, Registration,
 };
 pub use decide::{Decision, PARTITIONS_PER_TOPIC_MAX, REPLICATION_FACTOR_MAX, decide};
 pub use error::{CommandError, Ineligible};

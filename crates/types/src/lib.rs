@@ -14,7 +14,8 @@ mod offset;
 
 pub use config::kafka::{
     ConfigType, DescribedConfig, KAFKA_TOPIC_CONFIGS, KafkaConfigError, KafkaConfigInfo, Meaning, Values, changed_list,
-    describe_topic_configs, kafka_topic_config, topic_config_unset_by_kafka, topic_configs_from_kafka,
+    describe_topic_configs, kafka_topic_config, topic_config_is_list, topic_config_unset_by_kafka,
+    topic_configs_from_kafka,
 };
 pub use config::{
     CleanupPolicy, ConfigError, ConfigKeyInfo, Durability, TOPIC_CONFIG_KEYS, TimestampType, TopicConfig,

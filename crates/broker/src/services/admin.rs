@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_metadata::{ClusterImage, Command, CommandResponse, Endpoint, PARTITIONS_PER_TOPIC_MAX, TopicState};
+use highwater_metadata::{
+    ClusterImage, Command, CommandResponse, Endpoint, ListChange, PARTITIONS_PER_TOPIC_MAX, TopicState,
+};
 use highwater_protocol::v1::admin_client::AdminClient;
 use highwater_protocol::v1::admin_server::Admin;
 use highwater_protocol::v1::*;
@@ -215,7 +217,13 @@ impl Admin for AdminService {
             name: request.name,
             set_configs: request.set_configs.into_iter().collect(),
             unset_configs: request.unset_configs.into_iter().collect(),
+            list_changes: request
+                .list_changes
+                .into_iter()
+                .map(|it| ListChange { key: it.key, items: it.items, add: !it.remove })
+                .collect(),
             partitions: request.partitions,
+            must_grow: request.must_grow,
             assignments: request.new_partitions.into_iter().map(replicas_of).collect(),
             validate_only: request.validate_only,
         });

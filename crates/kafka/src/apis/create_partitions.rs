@@ -46,31 +46,21 @@ async fn grow(
     topic: &CreatePartitionsTopic,
     validate_only: bool,
 ) -> Result<(), Refusal> {
-    let present = call.door.api.link.image().topic_by_name(&topic.name).map(|topic| topic.partitions.len());
-    let asked = asked(topic, present, validate_only)?;
+    let asked = asked(topic, validate_only)?;
     deadline.answer(call.door.api.admin().alter_topic(Request::new(asked))).await?;
     Ok(())
 }
 
-/// `present`: the partitions that there are, if the topic is known here.
-fn asked(
-    topic: &CreatePartitionsTopic,
-    present: Option<usize>,
-    validate_only: bool,
-) -> Result<v1::AlterTopicRequest, Refusal> {
+fn asked(topic: &CreatePartitionsTopic, validate_only: bool) -> Result<v1::AlterTopicRequest, Refusal> {
     let (name, count) = (topic.name.to_string(), topic.count);
     let refuse = |message| Err(Refusal::new(ResponseError::InvalidPartitions, message));
     let partitions = match u32::try_from(count) {
         Ok(partitions) if partitions > 0 => partitions,
         _ => return refuse(format!("a topic has 1 or more partitions, not {count}")),
     };
-    // To the broker it is as it should be; Kafka says that nothing was done.
-    if present == Some(partitions as usize) {
-        return refuse(format!("topic {name} has {count} partitions already"));
-    }
     let new_partitions = topic.assignments.iter().flatten();
     let new_partitions = new_partitions.map(|one| assignment(&one.broker_ids)).collect::<Result<_, _>>()?;
-    Ok(v1::AlterTopicRequest { name, partitions, new_partitions, validate_only, ..Default::default() })
+    Ok(v1::AlterTopicRequest { name, partitions, must_grow: true, new_partitions, validate_only, ..Default::default() })
 }
 
 #[cfg(test)]
@@ -84,14 +74,13 @@ mod tests {
     #[test]
     fn a_topic_grows_and_never_to_what_it_has() {
         let topic = CreatePartitionsTopic::default().with_name(StrBytes::from_static_str("t").into()).with_count(3);
-        let error = |topic: &CreatePartitionsTopic, present| asked(topic, present, false).unwrap_err().error;
-        assert_eq!(error(&topic, Some(3)), ResponseError::InvalidPartitions);
-        assert_eq!(error(&topic.clone().with_count(0), None), ResponseError::InvalidPartitions);
-        assert_eq!(error(&topic.clone().with_count(-1), None), ResponseError::InvalidPartitions);
-        let grown = asked(&topic, Some(2), true).unwrap();
-        assert!(grown.partitions == 3 && grown.validate_only && grown.new_partitions.is_empty());
+        let error = |topic: &CreatePartitionsTopic| asked(topic, false).unwrap_err().error;
+        assert_eq!(error(&topic.clone().with_count(0)), ResponseError::InvalidPartitions);
+        assert_eq!(error(&topic.clone().with_count(-1)), ResponseError::InvalidPartitions);
+        let grown = asked(&topic, true).unwrap();
+        assert!(grown.partitions == 3 && grown.must_grow && grown.validate_only && grown.new_partitions.is_empty());
         let one = CreatePartitionsAssignment::default().with_broker_ids(vec![BrokerId(2), BrokerId(1)]);
-        let grown = asked(&topic.with_assignments(Some(vec![one])), Some(2), false).unwrap();
+        let grown = asked(&topic.with_assignments(Some(vec![one])), false).unwrap();
         assert_eq!(grown.new_partitions[0].replicas, [2, 1]);
     }
 }

@@ -57,9 +57,19 @@ pub fn decide(image: &ClusterImage, command: &Command, seed: u64) -> Result<Deci
         }
         Command::DeleteTopic { name } => topics::delete(image, name),
         Command::DeleteTopicById { topic } => topics::delete_by_id(image, *topic),
-        Command::AlterTopic { name, set_configs, unset_configs, partitions, assignments, validate_only } => {
-            let growth = topics::Growth { partitions: *partitions, assignments };
-            let decided = topics::alter(image, name, set_configs, unset_configs, &growth, seed)?;
+        Command::AlterTopic {
+            name,
+            set_configs,
+            unset_configs,
+            list_changes,
+            partitions,
+            must_grow,
+            assignments,
+            validate_only,
+        } => {
+            let changes = topics::ConfigChanges { set: set_configs, unset: unset_configs, lists: list_changes };
+            let growth = topics::Growth { partitions: *partitions, must_grow: *must_grow, assignments };
+            let decided = topics::alter(image, name, &changes, &growth, seed)?;
             Ok(if *validate_only { Decision { records: Vec::new(), ..decided } } else { decided })
         }
         Command::AllocateProducerIds { broker, broker_epoch } => {

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_types::mutation::{self, Mutation};
-use highwater_types::{BrokerId, Durability, TopicConfig, TopicId, TopicName, TopicPartition};
+use highwater_types::{
+    BrokerId, ConfigError, ConfigKeyInfo, Durability, TOPIC_CONFIG_KEYS, TopicConfig, TopicId, TopicName,
+    TopicPartition, changed_list, topic_config_is_list,
+};
 
 use super::{Brokers, Decision};
-use crate::command::CommandResponse;
+use crate::command::{CommandResponse, ListChange};
 use crate::error::CommandError;
 use crate::image::{ClusterImage, PartitionState, TopicState};
 use crate::placement::{PlacementBroker, mix, place};
@@ -27,7 +30,54 @@ pub(super) struct Shape<'a> {
 /// How many partitions a topic shall have (0: as `assignments` add), and where new ones are, if that is said.
 pub(super) struct Growth<'a> {
     pub partitions: u32,
+    /// Whether so many as there are is an error.
+    pub must_grow: bool,
     pub assignments: &'a [Vec<BrokerId>],
+}
+
+/// What becomes of a topic's configs.
+pub(super) struct ConfigChanges<'a> {
+    pub set: &'a BTreeMap<String, String>,
+    pub unset: &'a BTreeSet<String>,
+    pub lists: &'a [ListChange],
+}
+
+impl ConfigChanges<'_> {
+    /// Carried out on what is set.
+    fn apply(&self, configs: &mut BTreeMap<String, String>) -> Result<(), CommandError> {
+        check_configs(self.set)?;
+        for key in self.unset {
+            if self.set.contains_key(key) {
+                return Err(invalid_config(format!("topic config {key} can't be both set and unset")));
+            }
+            info_of(key)?;
+            configs.remove(key);
+        }
+        configs.extend(self.set.iter().map(|(key, value)| (key.clone(), value.clone())));
+        for ListChange { key, items, add } in self.lists {
+            let info = info_of(key)?;
+            if self.set.contains_key(key) || self.unset.contains(key) || !topic_config_is_list(key) {
+                let message = format!(
+                    "topic config {key} is set or unset, or not a list: nothing is added to it or taken from it"
+                );
+                return Err(invalid_config(message));
+            }
+            let present = configs.get(key).map_or(info.default, String::as_str);
+            let changed = BTreeMap::from([(key.clone(), changed_list(present, items, *add))]);
+            check_configs(&changed)?;
+            configs.extend(changed);
+        }
+        Ok(())
+    }
+}
+
+fn info_of(key: &str) -> Result<&'static ConfigKeyInfo, CommandError> {
+    let found = TOPIC_CONFIG_KEYS.iter().find(|info| info.key == key);
+    found.ok_or_else(|| invalid_config(ConfigError::UnknownKey { key: key.to_owned() }.to_string()))
+}
+
+fn invalid_config(message: String) -> CommandError {
+    CommandError::InvalidConfig { message }
 }
 
 pub(super) fn create(
@@ -71,27 +121,13 @@ pub(super) fn delete_by_id(image: &ClusterImage, topic: TopicId) -> Result<Decis
 pub(super) fn alter(
     image: &ClusterImage,
     name: &str,
-    set_configs: &BTreeMap<String, String>,
-    unset_configs: &BTreeSet<String>,
+    changes: &ConfigChanges<'_>,
     growth: &Growth<'_>,
     seed: u64,
 ) -> Result<Decision, CommandError> {
     let old = known(image, name)?;
     let mut new = old.clone();
-    check_configs(set_configs)?;
-    for key in unset_configs {
-        if !highwater_types::TOPIC_CONFIG_KEYS.iter().any(|info| info.key == key) {
-            let message = highwater_types::ConfigError::UnknownKey { key: key.clone() }.to_string();
-            return Err(CommandError::InvalidConfig { message });
-        }
-        if set_configs.contains_key(key) {
-            let message = format!("topic config {key} can't be both set and unset");
-            return Err(CommandError::InvalidConfig { message });
-        }
-        new.configs.remove(key);
-    }
-    new.configs.extend(set_configs.iter().map(|(k, v)| (k.clone(), v.clone())));
-
+    changes.apply(&mut new.configs)?;
     let mut records = Vec::new();
     if new.configs != old.configs {
         records.push(Record::TopicConfigured { topic: old.id, configs: new.configs.clone() });
@@ -100,6 +136,10 @@ pub(super) fn alter(
     let present = u32::try_from(old.partitions.len()).unwrap_or(u32::MAX);
     let added = u32::try_from(growth.assignments.len()).unwrap_or(u32::MAX);
     let partitions = if growth.partitions == 0 { present.saturating_add(added) } else { growth.partitions };
+    if growth.must_grow && partitions == present {
+        let message = format!("topic {} has {present} partitions already", old.name);
+        return Err(CommandError::InvalidPartitionCount { message });
+    }
     if partitions != present || added != 0 {
         let added = grow(image, old, &Growth { partitions, ..*growth }, present, seed)?;
         records.push(Record::PartitionsAdded { topic: old.id, partitions: added.clone() });
@@ -215,7 +255,7 @@ fn placement_brokers(image: &ClusterImage, topic: Option<&TopicState>) -> Vec<Pl
 
 fn check_configs(configs: &BTreeMap<String, String>) -> Result<(), CommandError> {
     let checked = TopicConfig::from_overrides(configs);
-    checked.map(|_| ()).map_err(|e| CommandError::InvalidConfig { message: e.to_string() })
+    checked.map(|_| ()).map_err(|error| invalid_config(error.to_string()))
 }
 
 fn check_partition_count(partitions: u32) -> Result<(), CommandError> {

@@ -179,7 +179,9 @@ impl Cluster {
             name: "t".into(),
             set_configs: strings(set),
             unset_configs: Default::default(),
+            list_changes: Vec::new(),
             partitions,
+            must_grow: false,
             assignments: Vec::new(),
             validate_only: false,
         })

@@ -297,6 +297,64 @@ fn t19_an_unclean_election_that_is_asked_for_waits_for_log_ends_and_takes_the_lo
     assert_eq!(elect(&mut cluster, Election::Unclean), [ElectionOutcome::NoReplicaAvailable]);
 }
 
+/// A change of nothing.
+fn alter(set: &[(&str, &str)], unset: &[&str], lists: &[(&str, &str, bool)]) -> Command {
+    let list = |(key, items, add): &(&str, &str, bool)| ListChange {
+        key: (*key).to_owned(),
+        items: (*items).to_owned(),
+        add: *add,
+    };
+    Command::AlterTopic {
+        name: "t".into(),
+        set_configs: strings(set),
+        unset_configs: unset.iter().map(|key| (*key).to_owned()).collect(),
+        list_changes: lists.iter().map(list).collect(),
+        partitions: 0,
+        must_grow: false,
+        assignments: Vec::new(),
+        validate_only: false,
+    }
+}
+
+#[test]
+fn lists_are_changed_as_they_are_when_the_command_is_decided() {
+    let mut cluster = Cluster::with_topic(3, &[]);
+    const POLICY: &str = "cleanup.policy";
+    let policy = |cluster: &Cluster| cluster.image.topic_by_name("t").unwrap().configs.get(POLICY).cloned();
+    // Two clients that saw the default at the same time.
+    cluster.run(&alter(&[], &[], &[(POLICY, "compact", true)])).unwrap();
+    cluster.run(&alter(&[], &[], &[(POLICY, "compact", true)])).unwrap();
+    assert_eq!(policy(&cluster).as_deref(), Some("delete,compact"));
+    cluster.run(&alter(&[], &[], &[(POLICY, "delete", false), (POLICY, " compact ", true)])).unwrap();
+    assert_eq!(policy(&cluster).as_deref(), Some("compact"));
+    for wrong in [
+        alter(&[], &[], &[(POLICY, "compact", false)]),
+        alter(&[], &[], &[(POLICY, "rot", true)]),
+        alter(&[], &[], &[("retention.ms", "5", true)]),
+        alter(&[], &[], &[("no.such", "5", true)]),
+        alter(&[(POLICY, "delete")], &[], &[(POLICY, "compact", true)]),
+        alter(&[], &[POLICY], &[(POLICY, "compact", true)]),
+    ] {
+        assert_eq!(cluster.run(&wrong).unwrap_err().code(), ErrorCode::InvalidConfig, "{wrong:?}");
+    }
+    assert_eq!(policy(&cluster).as_deref(), Some("compact"));
+}
+
+#[test]
+fn who_asks_for_more_partitions_is_told_if_another_was_first() {
+    let mut cluster = Cluster::with_topic(3, &[]);
+    let grow = |to, must| {
+        let mut command = alter(&[], &[], &[]);
+        let Command::AlterTopic { partitions, must_grow, .. } = &mut command else { unreachable!() };
+        (*partitions, *must_grow) = (to, must);
+        command
+    };
+    cluster.run(&grow(3, true)).unwrap();
+    assert_eq!(cluster.run(&grow(3, true)).unwrap_err().code(), ErrorCode::InvalidPartitionCount);
+    cluster.run(&grow(3, false)).unwrap();
+    assert_eq!(cluster.image.topic_by_name("t").unwrap().partitions.len(), 3);
+}
+
 #[test]
 fn new_partitions_can_be_placed_by_hand_and_a_plan_changes_nothing() {
     let mut cluster = Cluster::with_topic(3, &[]);
@@ -304,7 +362,9 @@ fn new_partitions_can_be_placed_by_hand_and_a_plan_changes_nothing() {
         name: "t".into(),
         set_configs: strings(&[]),
         unset_configs: BTreeSet::new(),
+        list_changes: Vec::new(),
         partitions,
+        must_grow: false,
         assignments: assignments.iter().map(|replicas| ids(replicas)).collect(),
         validate_only,
     };

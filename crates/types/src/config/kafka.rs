@@ -235,6 +235,14 @@ pub fn describe_topic_configs(overrides: &BTreeMap<String, String>) -> Vec<Descr
     KAFKA_TOPIC_CONFIGS.iter().map(one).collect()
 }
 
+/// Whether this is one of Highwater's own keys, and its value a list.
+pub fn topic_config_is_list(key: &str) -> bool {
+    let is_it = |info: &KafkaConfigInfo| {
+        info.config_type == ConfigType::List && matches!(info.meaning, Meaning::Honoured { key: it, .. } if it == key)
+    };
+    KAFKA_TOPIC_CONFIGS.iter().any(is_it)
+}
+
 /// A list config with `items` added to or taken from it, each once and in order.
 pub fn changed_list(current: &str, items: &str, add: bool) -> String {
     let split = |text: &str| -> Vec<String> {

@@ -1,12 +1,12 @@
 //! AlterConfigs, which replaces all that is set on a topic, and IncrementalAlterConfigs, which changes what it names (KIP-339).
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use highwater_protocol::v1;
 use highwater_protocol::v1::admin_server::Admin;
 use highwater_types::{
-    ConfigType, TOPIC_CONFIG_KEYS, changed_list, describe_topic_configs, kafka_topic_config,
-    topic_config_unset_by_kafka, topic_configs_from_kafka,
+    ConfigType, Meaning, TOPIC_CONFIG_KEYS, changed_list, kafka_topic_config, topic_config_unset_by_kafka,
+    topic_configs_from_kafka,
 };
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -21,7 +21,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use tonic::Request;
 
-use super::{BROKER, TOPIC, no_such_kind, overrides};
+use super::{BROKER, TOPIC, no_such_kind};
 use crate::apis::refusal::{Refusal, duplicates, each, told};
 use crate::apis::{Broken, Call, Handler};
 use crate::layout::{Layout, array, int8, text};
@@ -78,12 +78,7 @@ impl Handler for IncrementalAlterConfigs {
             let ChangedResource { resource_type, resource_name, configs, .. } = resource;
             (resource_type, resource_name, configs)
         });
-        let image = call.door.api.link.image();
-        let none = BTreeMap::new();
-        let plan = |name: &str, changes: &Vec<Change>| {
-            // A topic that was made a moment ago may not be known here; whether it is there is for the controller to say.
-            changed(name, changes, overrides(&image, name).unwrap_or(&none), request.validate_only)
-        };
+        let plan = |name: &str, changes: &Vec<Change>| changed(name, changes, request.validate_only);
         let altered = alter(call, asked.collect(), plan).await.into_iter().map(|(kind, name, outcome)| {
             let (code, message) = told(&outcome);
             ChangedResponse::default()
@@ -136,26 +131,28 @@ fn replacement(name: &str, configs: &[AlterableConfig], validate_only: bool) -> 
     Ok(v1::AlterTopicRequest { name, set_configs, unset_configs, validate_only, ..v1::AlterTopicRequest::default() })
 }
 
-/// `present`: what is set on the topic now.
-fn changed(
-    name: &str,
-    changes: &[Change],
-    present: &BTreeMap<String, String>,
-    validate_only: bool,
-) -> Result<v1::AlterTopicRequest, Refusal> {
+fn changed(name: &str, changes: &[Change], validate_only: bool) -> Result<v1::AlterTopicRequest, Refusal> {
     check_once(changes.iter().map(|change| &*change.name))?;
-    let described = describe_topic_configs(present);
-    let (mut set, mut unset_configs) = (Vec::new(), Vec::new());
+    let (mut set, mut unset_configs, mut list_changes) = (Vec::new(), Vec::new(), Vec::new());
     for change in changes {
         let (key, operation) = (&*change.name, change.config_operation);
         let info = kafka_topic_config(key)?;
         match operation {
-            SET => set.push((key, value_of(key, change.value.as_ref())?.to_owned())),
+            SET => set.push((key, Cow::from(value_of(key, change.value.as_ref())?))),
             DELETE => unset_configs.extend(topic_config_unset_by_kafka(key)?.map(str::to_owned)),
             APPEND | SUBTRACT if info.config_type == ConfigType::List => {
                 let items = value_of(key, change.value.as_ref())?;
-                let current = described.iter().find(|config| config.key == key).map_or("", |config| &config.value);
-                set.push((key, changed_list(current, items, operation == APPEND)));
+                match info.meaning {
+                    Meaning::Honoured { key, .. } => list_changes.push(v1::ConfigListChange {
+                        key: key.to_owned(),
+                        items: items.to_owned(),
+                        remove: operation == SUBTRACT,
+                    }),
+                    // As it would be set.
+                    Meaning::Fixed { value, .. } => {
+                        set.push((key, changed_list(value, items, operation == APPEND).into()));
+                    }
+                }
             }
             APPEND | SUBTRACT => {
                 let message =
@@ -171,9 +168,16 @@ fn changed(
             }
         }
     }
-    let set_configs = topic_configs_from_kafka(set.iter().map(|(key, value)| (*key, value.as_str())))?;
+    let set_configs = topic_configs_from_kafka(set.iter().map(|(key, value)| (*key, &**value)))?;
     let (name, set_configs) = (name.to_owned(), set_configs.into_iter().collect());
-    Ok(v1::AlterTopicRequest { name, set_configs, unset_configs, validate_only, ..v1::AlterTopicRequest::default() })
+    Ok(v1::AlterTopicRequest {
+        name,
+        set_configs,
+        unset_configs,
+        list_changes,
+        validate_only,
+        ..v1::AlterTopicRequest::default()
+    })
 }
 
 fn check_once<'a>(keys: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
@@ -230,35 +234,39 @@ mod tests {
 
     #[test]
     fn changes_set_delete_add_and_take_away() {
-        let present = BTreeMap::from([pair("cleanup.policy", "compact")]);
         let changes = [
             change(APPEND, "cleanup.policy", Some("delete")),
             change(SET, "max.compaction.lag.ms", Some("9223372036854775807")),
             change(DELETE, "unclean.leader.election.enable", None),
             change(DELETE, "compression.type", None),
         ];
-        let (set, unset) = pairs(changed("t", &changes, &present, false).unwrap());
-        assert_eq!(set, [pair("cleanup.policy", "compact,delete"), pair("max.compaction.lag.ms", "-1")]);
+        let planned = changed("t", &changes, false).unwrap();
+        let list = |remove, items: &str| v1::ConfigListChange {
+            key: "cleanup.policy".to_owned(),
+            items: items.to_owned(),
+            remove,
+        };
+        assert_eq!(planned.list_changes, [list(false, "delete")]);
+        let (set, unset) = pairs(planned);
+        assert_eq!(set, [pair("max.compaction.lag.ms", "-1")]);
         assert_eq!(unset, ["unclean.leader.election"]);
-        let both = BTreeMap::from([pair("cleanup.policy", "compact,delete")]);
-        let (set, _) =
-            pairs(changed("t", &[change(SUBTRACT, "cleanup.policy", Some("compact"))], &both, true).unwrap());
-        assert_eq!(set, [pair("cleanup.policy", "delete")]);
+        let planned = changed("t", &[change(SUBTRACT, "cleanup.policy", Some("compact"))], true).unwrap();
+        assert!(planned.validate_only && planned.set_configs.is_empty());
+        assert_eq!(planned.list_changes, [list(true, "compact")]);
     }
 
     #[test]
     fn what_can_not_be_done_to_a_config_is_refused() {
-        let error = |change: Change| changed("t", &[change], &BTreeMap::new(), false).unwrap_err().error;
+        let error = |change: Change| changed("t", &[change], false).unwrap_err().error;
         assert_eq!(error(change(APPEND, "retention.ms", Some("5"))), ResponseError::InvalidConfig);
         assert_eq!(
             error(change(APPEND, "leader.replication.throttled.replicas", Some("0:1"))),
             ResponseError::InvalidConfig
         );
-        assert_eq!(error(change(SUBTRACT, "cleanup.policy", Some("delete"))), ResponseError::InvalidConfig);
         assert_eq!(error(change(SET, "retention.ms", None)), ResponseError::InvalidRequest);
         assert_eq!(error(change(4, "retention.ms", Some("5"))), ResponseError::InvalidRequest);
         assert_eq!(error(change(DELETE, "no.such", None)), ResponseError::InvalidConfig);
         let twice = [change(SET, "retention.ms", Some("5")), change(DELETE, "retention.ms", None)];
-        assert_eq!(changed("t", &twice, &BTreeMap::new(), false).unwrap_err().error, ResponseError::InvalidRequest);
+        assert_eq!(changed("t", &twice, false).unwrap_err().error, ResponseError::InvalidRequest);
     }
 }
