@@ -25,8 +25,6 @@ use crate::door::Door;
 use crate::frame::{Frame, FrameError, FrameReader};
 use crate::metrics::Closed;
 
-/// A connection without a request for so long is closed.
-const IDLE_MAX: Duration = Duration::from_secs(600);
 /// Pieces written at a time.
 const SLICES_MAX: usize = 64;
 /// Answers that wait to be written while the next request begins: small ones, and few.
@@ -89,6 +87,7 @@ pub(crate) async fn serve(io: GuardedIo, door: Arc<Door>) {
     let peer = io.peer();
     let (reader, writer) = tokio::io::split(io);
     let reader = FrameReader::new(reader, Arc::clone(&door.api.core), door.config.request_bytes_max);
+    let idle = door.config.idle;
     let number = door.api.core.fetch_streams.fetch_add(1, Ordering::Relaxed);
     let mut connection = Connection {
         door,
@@ -98,7 +97,7 @@ pub(crate) async fn serve(io: GuardedIo, door: Arc<Door>) {
         produced: Pipeline::new(),
         next: None,
         call: None,
-        timer: Box::pin(tokio::time::sleep(IDLE_MAX)),
+        timer: Box::pin(tokio::time::sleep(idle)),
         is_stopping: false,
     };
     if let Err(end) = connection.run().await {
@@ -205,10 +204,11 @@ impl Connection {
 
     /// When silence has lasted too long.
     fn silence_ends(&self) -> (Instant, Duration) {
+        let idle = self.door.config.idle;
         let stall_max = Duration::from_millis(self.door.api.core.config.limits.keepalive_ms);
         let (read, has_begun) = self.reader.silent_since();
         let far = |since: Instant, max: Duration| (since + max, max);
-        let mut first = far(read.max(self.writer.progress), IDLE_MAX);
+        let mut first = far(read.max(self.writer.progress), idle);
         if !self.writer.is_empty() {
             first = first.min(far(self.writer.progress, stall_max));
         }
@@ -219,7 +219,7 @@ impl Connection {
         let is_at_work = self.call.is_some() || !self.produced.is_empty();
         if is_at_work && self.writer.is_empty() && !has_begun {
             // It is this broker's turn.
-            first = far(Instant::now(), IDLE_MAX);
+            first = far(Instant::now(), idle);
         }
         first
     }

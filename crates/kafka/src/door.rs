@@ -1,6 +1,7 @@
 //! The listeners, and what their connections share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -21,11 +22,13 @@ pub struct KafkaConfig {
     pub auto_create_topics: bool,
     /// The largest request.
     pub request_bytes_max: usize,
+    /// A connection on which nothing comes or goes for so long is closed.
+    pub idle: Duration,
 }
 
 impl Default for KafkaConfig {
     fn default() -> Self {
-        Self { auto_create_topics: false, request_bytes_max: 100 << 20 }
+        Self { auto_create_topics: false, request_bytes_max: 100 << 20, idle: Duration::from_secs(600) }
     }
 }
 

@@ -57,12 +57,21 @@ pub struct LinkConfig {
     pub clean_shutdown: Option<BrokerEpoch>,
 }
 
+/// What topics get that are made without saying how many partitions and replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicDefaults {
+    pub partitions: u32,
+    pub replication_factor: u32,
+}
+
 /// Where the link stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LinkStatus {
     /// `None` until first registered; never another one after.
     pub broker_epoch: Option<BrokerEpoch>,
     pub cluster_id: Option<String>,
+    /// Of the controllers; `None` as long as none has said.
+    pub topic_defaults: Option<TopicDefaults>,
     /// The active controller that the stream is open to.
     pub active: Option<Endpoint>,
     /// Leadership has moved away as far as it can.

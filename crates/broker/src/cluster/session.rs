@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::candidates::Candidates;
-use super::{LinkFatal, LinkMetrics, Shared, calls, convert};
+use super::{LinkFatal, LinkMetrics, Shared, TopicDefaults, calls, convert};
 
 /// For one controller to take a registration; longer in later rounds, should all be slow.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -205,6 +205,8 @@ fn note(shared: &Shared, registered: &Registered) -> Result<(), v1::Error> {
         }
         status.broker_epoch = Some(epoch);
         status.cluster_id = Some(registered.cluster_id.clone());
+        let (partitions, replication_factor) = (registered.default_partitions, registered.default_replication_factor);
+        status.topic_defaults = (partitions > 0).then_some(TopicDefaults { partitions, replication_factor });
         *status != before
     });
     clash.map_or(Ok(()), Err)

@@ -246,6 +246,7 @@ async fn start_broker(config: &Config, seams: Seams) -> Outcome<BrokerHandle> {
     let kafka = KafkaConfig {
         auto_create_topics: config.kafka.auto_create_topics,
         request_bytes_max: memory(config.kafka.request_bytes_max),
+        idle: Duration::from_millis(config.kafka.idle_ms),
     };
     let doors = thin_clients(&it.listen.host, seams.clone())
         .with_door(move |api, listeners| highwater_kafka::serve(kafka, api, listeners));

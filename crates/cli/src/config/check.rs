@@ -73,6 +73,9 @@ fn check_kafka(config: &Config, findings: &mut Vec<Finding>) {
     if !(1 << 10..=1 << 30).contains(&it.request_bytes_max.0) {
         wrong("kafka.request_bytes_max", format!("must be 1KiB to 1GiB, not {}", it.request_bytes_max));
     }
+    if it.idle_ms < 1000 {
+        wrong("kafka.idle_ms", format!("must be 1000 or more, not {}", it.idle_ms));
+    }
 }
 
 fn check_controller(config: &Config, findings: &mut Vec<Finding>) {

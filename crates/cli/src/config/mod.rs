@@ -91,6 +91,7 @@ pub struct KafkaSection {
     pub advertised_listeners: Listeners,
     pub auto_create_topics: bool,
     pub request_bytes_max: ByteSize,
+    pub idle_ms: u64,
 }
 
 /// What clients can make a broker hold.
@@ -184,6 +185,7 @@ impl Default for KafkaSection {
             advertised_listeners: Listeners::default(),
             auto_create_topics: false,
             request_bytes_max: ByteSize(100 << 20),
+            idle_ms: 600_000,
         }
     }
 }

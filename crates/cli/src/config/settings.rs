@@ -198,6 +198,9 @@ settings! {
              numbers of partitions and replicas. A misspelt name makes a topic then.";
         request_bytes_max: "BYTES",
             "The largest request of a Kafka client; a connection that announces a larger one is closed.";
+        idle_ms: "MS",
+            "How long nothing may come or go on a connection of a Kafka client before it is closed \
+             (Kafka's connections.max.idle.ms).";
     }
     [limits] {
         connections_max: "COUNT",

@@ -119,6 +119,8 @@ impl ControllerService for ControllerCalls {
             cluster_id,
             heartbeat_interval_ms: self.config.broker_heartbeat_ms(),
             session_timeout_ms: self.config.session_timeout_ms,
+            default_partitions: self.config.default_partitions,
+            default_replication_factor: self.config.default_replication_factor,
         };
         // An empty channel takes one message.
         let _ = outbound.try_send(Ok(ControllerMessage { message: Some(ToBroker::Registered(registered)) }));

@@ -227,6 +227,8 @@ impl Controller for Node {
             cluster_id,
             heartbeat_interval_ms: HEARTBEAT_MS,
             session_timeout_ms: SESSION_TIMEOUT_MS,
+            default_partitions: 1,
+            default_replication_factor: 3,
         };
         let send = async |outbound: &mpsc::Sender<_>, message| {
             outbound.send(Ok(ControllerMessage { message: Some(message) })).await.is_ok()

@@ -1,5 +1,6 @@
 //! A broker's settings under the names that Kafka's tools know. They are in its file, and change by a restart.
 
+use highwater_broker::cluster::TopicDefaults;
 use highwater_broker::{BrokerConfig, ListenerConfig};
 use highwater_types::{ConfigType, TOPIC_CONFIG_KEYS};
 
@@ -29,6 +30,7 @@ const SETTINGS: &[(&str, ConfigType, &str, Get)] = {
         }),
         ("broker.id", Int, "broker.id", |broker, _| broker.id.to_string()),
         ("broker.rack", Text, "broker.rack", |broker, _| broker.rack.clone().unwrap_or_default()),
+        ("connections.max.idle.ms", Long, "kafka.idle_ms", |_, kafka| kafka.idle.as_millis().to_string()),
         ("delete.topic.enable", Boolean, "topics can be deleted", |_, _| true.to_string()),
         ("fetch.max.bytes", Int, "limits.fetch_bytes_max", |broker, _| broker.limits.fetch_bytes_max.to_string()),
         ("group.consumer.heartbeat.interval.ms", Int, "broker.group_heartbeat_interval_ms", |broker, _| {
@@ -100,8 +102,20 @@ fn listeners(broker: &BrokerConfig, at: fn(&ListenerConfig) -> (String, u16)) ->
     written.collect::<Vec<_>>().join(",")
 }
 
-/// All settings of a broker that Kafka has a name for.
-pub(super) fn describe(broker: &BrokerConfig, kafka: &KafkaConfig) -> Vec<Setting> {
+/// What the controllers give to topics that are made without saying so, from their own files.
+fn of_controllers(defaults: TopicDefaults) -> [Setting; 2] {
+    let setting = |key, value: u32, documentation| {
+        let (value, config_type) = (value.to_string(), ConfigType::Int);
+        Setting { key, value, is_default: false, config_type, documentation }
+    };
+    [
+        setting("default.replication.factor", defaults.replication_factor, "controller.default_replication_factor"),
+        setting("num.partitions", defaults.partitions, "controller.default_partitions"),
+    ]
+}
+
+/// All settings of a broker that Kafka has a name for. `defaults`: of topics, if a controller has told them.
+pub(super) fn describe(broker: &BrokerConfig, kafka: &KafkaConfig, defaults: Option<TopicDefaults>) -> Vec<Setting> {
     let (broker_default, kafka_default) = (BrokerConfig::default(), KafkaConfig::default());
     let own = SETTINGS.iter().map(|&(key, config_type, documentation, get)| {
         let value = get(broker, kafka);
@@ -113,7 +127,7 @@ pub(super) fn describe(broker: &BrokerConfig, kafka: &KafkaConfig) -> Vec<Settin
         let info = TOPIC_CONFIG_KEYS.iter().find(|info| info.key == topic_key)?;
         Some(Setting { key, value: info.default.to_owned(), is_default: true, config_type, documentation: info.help })
     });
-    let mut all: Vec<_> = own.chain(of_topics).collect();
+    let mut all: Vec<_> = own.chain(of_topics).chain(defaults.into_iter().flat_map(of_controllers)).collect();
     all.sort_by_key(|setting| setting.key);
     all
 }
@@ -137,7 +151,9 @@ mod tests {
             listeners: vec![listener("A", None), listener("B", Some(("b.example".to_owned(), 1)))],
             ..BrokerConfig::default()
         };
-        let told = describe(&broker, &KafkaConfig { auto_create_topics: true, ..KafkaConfig::default() });
+        let defaults = TopicDefaults { partitions: 6, replication_factor: 3 };
+        let kafka = KafkaConfig { auto_create_topics: true, ..KafkaConfig::default() };
+        let told = describe(&broker, &kafka, Some(defaults));
         let of =
             |key: &str| told.iter().find(|setting| setting.key == key).map(|it| (it.value.as_str(), it.is_default));
         assert_eq!(of("node.id"), Some(("7", false)));
@@ -145,7 +161,10 @@ mod tests {
         assert_eq!(of("advertised.listeners"), Some(("A://0.0.0.0:9094,B://b.example:1", false)));
         assert_eq!(of("auto.create.topics.enable"), Some(("true", false)));
         assert_eq!(of("replica.lag.time.max.ms"), Some(("10000", true)));
-        assert_eq!(told.len(), SETTINGS.len() + TOPIC_DEFAULTS.len(), "every topic config is there");
+        assert_eq!(of("num.partitions"), Some(("6", false)));
+        assert_eq!(of("default.replication.factor"), Some(("3", false)));
+        assert_eq!(of("connections.max.idle.ms"), Some(("600000", true)));
+        assert_eq!(told.len(), SETTINGS.len() + TOPIC_DEFAULTS.len() + 2, "every topic config is there");
         assert!(told.is_sorted_by(|one, next| one.key < next.key));
     }
 }

@@ -71,7 +71,8 @@ fn describe(call: &Call, resource: &DescribeConfigsResource) -> Result<Vec<Descr
                     "this is broker {me}, and only broker {asked:?} knows its configs"
                 )));
             }
-            let settings = broker::describe(&call.door.api.core.config, &call.door.config);
+            let defaults = call.door.api.link.status().borrow().topic_defaults;
+            let settings = broker::describe(&call.door.api.core.config, &call.door.config, defaults);
             Ok(settings.into_iter().map(of_broker).collect())
         }
         kind => Err(no_such_kind(kind)),
