@@ -68,6 +68,8 @@ families! {
     CONNECTIONS_REFUSED: Counter "highwater_connections_refused_total" []
         "Connections closed at once because limits.connections_max was reached.";
     KAFKA_REQUESTS: Counter "highwater_kafka_requests_total" ["api"] "Requests of Kafka clients, by API.";
+    KAFKA_ERRORS: Counter "highwater_kafka_errors_total" ["api", "error"]
+        "Errors that Kafka clients were told of, by API: one for each part of an answer, as of a partition.";
     KAFKA_CONNECTIONS: Gauge "highwater_kafka_connections" ["listener"]
         "Open connections of Kafka clients; highwater_connections has them too.";
     KAFKA_CLOSED: Counter "highwater_kafka_connections_closed_total" ["reason"]

@@ -14,7 +14,7 @@ use tonic::Request;
 
 use super::refusal::Refusal;
 use super::{Broken, Call, Handler};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, array, int32s, text};
 
 pub(super) struct DescribeLogDirs;
@@ -56,7 +56,9 @@ impl Handler for DescribeLogDirs {
                 Some(DescribeLogDirsTopic::default().with_name(name.into()).with_partitions(partitions))
             });
             DescribeLogDirsResult::default()
-                .with_error_code(dir.error.as_ref().map_or(error::NONE, |error| error::of(code_of(error)).code()))
+                .with_error_code(
+                    dir.error.as_ref().map_or(error::NONE, |error| error::of(By::Leader, code_of(error)).code()),
+                )
                 .with_log_dir(StrBytes::from_string(dir.path))
                 .with_topics(named.collect())
                 .with_total_bytes(signed(dir.total_bytes))

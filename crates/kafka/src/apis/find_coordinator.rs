@@ -11,7 +11,7 @@ use tonic::Request;
 
 use super::metadata::node;
 use super::{Broken, Call, Handler};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, int8, text, texts};
 
 /// Which versions ask about many at a time.
@@ -59,7 +59,7 @@ async fn find(call: &Call, key_type: i8, key: StrBytes) -> Coordinator {
     let found = match call.door.api.coordinator().find_coordinator(Request::new(asked)).await {
         Ok(found) => found.into_inner(),
         Err(status) => {
-            let (error, said) = error::of_status(&status);
+            let (error, said) = error::of_status(By::Coordinator, &status);
             return refuse(error, said.message);
         }
     };

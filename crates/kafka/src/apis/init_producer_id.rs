@@ -6,8 +6,9 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, InitProducerIdRequest, InitProducerIdResponse};
 use tonic::Request;
 
+use super::transactions::fenced_as;
 use super::{Broken, Call, Handler};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, int16, int32, int64, text};
 
 pub(super) struct InitProducerId;
@@ -30,6 +31,7 @@ impl Handler for InitProducerId {
         if transactional_id.as_ref().is_some_and(String::is_empty) {
             return Ok(refused(ResponseError::InvalidRequest));
         }
+        let is_transactional = transactional_id.is_some();
         let asked = v1::InitProducerIdRequest {
             transactional_id: transactional_id.unwrap_or_default(),
             transaction_timeout_ms: u32::try_from(request.transaction_timeout_ms).unwrap_or(0),
@@ -47,10 +49,14 @@ impl Handler for InitProducerId {
                 }
             }
             Err(status) => {
-                let (error, _) = error::of_status(&status);
-                // Clients of old versions know no fencing by this name.
-                let is_unknown = error == ResponseError::ProducerFenced && call.version < 4;
-                refused(if is_unknown { ResponseError::InvalidProducerEpoch } else { error })
+                let (error, _) = error::of_status(By::Coordinator, &status);
+                refused(match fenced_as(error, call.version, 4) {
+                    // Without a name there is no coordinator that clients could look for: they are to ask again here.
+                    ResponseError::CoordinatorNotAvailable if !is_transactional => {
+                        ResponseError::CoordinatorLoadInProgress
+                    }
+                    error => error,
+                })
             }
         })
     }

@@ -19,7 +19,7 @@ use tonic::Request;
 use super::topics::uuid_of;
 use super::{Broken, Call, Handler};
 use crate::door::Door;
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, array, int8, text, uuid};
 
 /// For the first image, when the broker has only just started.
@@ -110,15 +110,20 @@ async fn create_missing(door: &Door, topics: &[MetadataRequestTopic]) -> BTreeMa
     for name in names.filter(is_missing).take(CREATED_MAX) {
         let create = v1::CreateTopicRequest { name: name.to_owned(), ..v1::CreateTopicRequest::default() };
         if let Err(status) = door.api.admin().create_topic(Request::new(create)).await {
-            let (error, said) = error::of_status(&status);
+            let (error, said) = error::of_status(By::Controller, &status);
+            let code = highwater_protocol::code_of(&said);
             // Somebody else was faster: it is there.
-            if highwater_protocol::code_of(&said) != ErrorCode::TopicAlreadyExists {
+            if code != ErrorCode::TopicAlreadyExists {
                 tracing::info!(
                     topic = name,
                     error = said.message,
                     "a topic that a Kafka client asked for was not made"
                 );
-                failed.insert(name.to_owned(), error);
+                // Clients ask again as for a topic that is being made.
+                failed.insert(
+                    name.to_owned(),
+                    if code.is_retriable() { ResponseError::LeaderNotAvailable } else { error },
+                );
             }
         }
     }

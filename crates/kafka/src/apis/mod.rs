@@ -4,6 +4,7 @@
 //! ApiVersions answers, and what is walked (`layout`) before it is decoded.
 
 mod api_versions;
+mod codes;
 mod configs;
 mod create_partitions;
 mod create_topics;
@@ -39,11 +40,12 @@ use tokio::sync::OwnedSemaphorePermit;
 mod tests;
 
 pub(crate) use api_versions::unsupported;
+pub(crate) use codes::ErrorCodes;
 use groups::{classic, consumer, describe, offsets};
 use transactions::{end, join};
 
 use crate::door::Door;
-use crate::error;
+use crate::error::{self, By};
 use crate::frame::Frame;
 use crate::layout::{Layout, LayoutError};
 use crate::reply::{self, EncodeError, ReplyHeader};
@@ -174,7 +176,7 @@ pub(crate) enum Broken {
 /// An API whose answer is a message.
 pub(crate) trait Handler {
     type Request: Decodable + Send;
-    type Response: Encodable + Send;
+    type Response: Encodable + ErrorCodes + Send;
     const KEY: ApiKey;
     /// The oldest and the newest version that really works.
     const VERSIONS: (i16, i16);
@@ -230,9 +232,9 @@ impl Api {
     }
 }
 
-/// What a method of the broker answered, or why it did not.
+/// What a coordinator answered, or why it did not.
 pub(crate) fn answered<T>(result: Result<tonic::Response<T>, tonic::Status>) -> Result<T, ResponseError> {
-    result.map(tonic::Response::into_inner).map_err(|status| error::of_status(&status).0)
+    result.map(tonic::Response::into_inner).map_err(|status| error::of_status(By::Coordinator, &status).0)
 }
 
 /// A request, once it was walked through.
@@ -257,6 +259,7 @@ fn run<H: Handler>(call: Call, body: Bytes) -> BoxFuture<'static, Result<Pieces,
     Box::pin(async move {
         let request = decode::<H::Request>(H::KEY, &H::LAYOUT, call.version, body)?;
         let response = H::handle(&call, request).await?;
+        call.door.metrics.answered(H::KEY, &response);
         let header = call.reply_header();
         let header = ReplyHeader { is_flexible: header.is_flexible && H::FLEXIBLE_REPLY_HEADER, ..header };
         Ok(vec![reply::message(header, &response, call.version)?])

@@ -228,6 +228,7 @@ impl Open {
         if acks == Acks::None {
             return Ok(None);
         }
+        call.door.metrics.answered(ApiKey::Produce, &response);
         Ok(Some(vec![reply::message(call.reply_header(), &response, call.version)?]))
     }
 }

@@ -10,7 +10,7 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Response, Status};
 
-use crate::error;
+use crate::error::{self, By};
 
 /// Items of one request that are worked on side by side.
 const AT_ONCE: usize = 16;
@@ -43,7 +43,7 @@ impl Refusal {
 
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
-        let (error, said) = error::of_status(&status);
+        let (error, said) = error::of_status(By::Controller, &status);
         Self::new(error, said.message)
     }
 }

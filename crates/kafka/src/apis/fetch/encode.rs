@@ -7,6 +7,7 @@ use highwater_broker::fetch::Fetched;
 use highwater_broker::partition::PartitionError;
 use highwater_types::BrokerId;
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
 
 use super::session::TopicKey;
 use super::{Answer, Answered, BY_ID};
@@ -21,6 +22,7 @@ const LEADER_HINTS: i16 = 16;
 
 /// An answer to the request as a whole.
 pub(super) fn refused(call: &Call, error: ResponseError) -> Result<Pieces, Broken> {
+    call.door.metrics.error(ApiKey::Fetch, error.code());
     let mut writer = Writer::new(call, error.code(), 0);
     writer.count(0);
     writer.end(&BTreeMap::new())
@@ -48,12 +50,17 @@ pub(super) fn answer(
         writer.count(partitions.len());
         for Answered { entry, answer } in partitions {
             let index = entry.key.index;
+            let count = |error: ResponseError| call.door.metrics.error(ApiKey::Fetch, error.code());
             match answer {
                 Answer::Fetched(fetched) => writer.fetched(index, fetched, is_committed),
-                Answer::Refused(error) => writer.failed(index, error, None, None, is_committed),
+                Answer::Refused(error) => {
+                    count(error);
+                    writer.failed(index, error, None, None, is_committed);
+                }
                 Answer::Failed(error) => {
                     let hint = topics::leader_hint(&call.door, &image, &error);
                     let code = topics::partition_error(&image, &error, call.version >= BY_ID);
+                    count(code);
                     writer.failed(index, code, Some(&error), hint.as_ref(), is_committed);
                     hints.extend(hint.map(|hint| (hint.leader, hint)));
                 }

@@ -11,7 +11,7 @@ use tonic::Request;
 
 use super::super::{Broken, Call, Handler};
 use super::{answered, client_id, code_of, milliseconds, stated, text, text_or_none};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, array, blob, int32, text as string};
 
 pub(crate) struct JoinGroup;
@@ -78,7 +78,7 @@ fn refused(error: ResponseError, member_id: StrBytes, version: i16) -> JoinGroup
 fn joined(answer: v1::JoinGroupResponse, version: i16) -> JoinGroupResponse {
     let member_id = text(answer.member_id);
     if let Some(error) = answer.error {
-        return refused(error::of(highwater_protocol::code_of(&error)), member_id, version);
+        return refused(error::of(By::Coordinator, highwater_protocol::code_of(&error)), member_id, version);
     }
     // An older one would assign anew if it knew that it leads: as a follower it is given what it had.
     let must_follow = answer.skip_assignment && version < SKIPS_ASSIGNMENT;

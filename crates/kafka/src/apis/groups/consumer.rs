@@ -12,7 +12,7 @@ use tonic::Request;
 use super::super::topics::uuid_of;
 use super::super::{Broken, Call, Handler};
 use super::{client_id, milliseconds, stated, text};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, array, int32, int32s, text as string, texts, uuid};
 
 pub(crate) struct ConsumerGroupHeartbeat;
@@ -55,7 +55,7 @@ impl Handler for ConsumerGroupHeartbeat {
         Ok(match call.door.api.coordinator().group_heartbeat(Request::new(asked)).await {
             Ok(answer) => taken(answer.into_inner()),
             Err(status) => {
-                let (error, said) = error::of_status(&status);
+                let (error, said) = error::of_status(By::Coordinator, &status);
                 let error = match error {
                     // Classic members are still joining: of the errors that members of this kind know, the one that says "soon".
                     ResponseError::RebalanceInProgress => ResponseError::CoordinatorLoadInProgress,

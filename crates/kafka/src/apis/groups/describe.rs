@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 use super::super::topics::uuid_of;
 use super::super::{Broken, Call, Handler};
 use super::{answered, text, text_or_none};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, int8, texts};
 
 /// Of a group that is not there, as the protocol has it.
@@ -26,7 +26,7 @@ async fn describe(call: &Call, group: &GroupId) -> Result<v1::DescribeGroupRespo
     let asked = v1::DescribeGroupRequest { group_id: group.to_string() };
     let answer = call.door.api.coordinator().describe_group(Request::new(asked)).await;
     let refused = |status: Status| {
-        let (error, said) = error::of_status(&status);
+        let (error, said) = error::of_status(By::Coordinator, &status);
         (error, said.message)
     };
     answer.map(tonic::Response::into_inner).map_err(refused)

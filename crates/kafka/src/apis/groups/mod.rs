@@ -9,11 +9,11 @@ use highwater_protocol::v1;
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Call, answered};
-use crate::error;
+use crate::error::{self, By};
 
 /// Of a part of a request.
 fn code_of(error: Option<&v1::Error>) -> i16 {
-    error.map_or(error::NONE, |error| error::of(highwater_protocol::code_of(error)).code())
+    error.map_or(error::NONE, |error| error::of(By::Coordinator, highwater_protocol::code_of(error)).code())
 }
 
 /// Null and the empty text are the same to the coordinator.

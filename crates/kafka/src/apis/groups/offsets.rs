@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::super::topics::{partition, resolve};
 use super::super::{Broken, Call, Handler};
 use super::{answered, stated, text};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, array, int8, int32, int32s, int64, text as string};
 
 /// What came of each partition of a request.
@@ -30,7 +30,7 @@ fn offset_error(error: &v1::Error) -> ResponseError {
     match code_of(error) {
         // The coordinator has yet to hear of the topic, or it is gone.
         ErrorCode::UnknownTopicId => ResponseError::UnknownTopicOrPartition,
-        code => error::of(code),
+        code => error::of(By::Coordinator, code),
     }
 }
 
@@ -52,41 +52,61 @@ pub(crate) fn commit_error(error: ResponseError) -> ResponseError {
     }
 }
 
-/// An offset as clients state it; the partition's number is checked.
+/// Partitions by topic, as they are asked for.
+pub(crate) type ByTopic<T> = Vec<(TopicName, Vec<T>)>;
+
+/// An offset as clients state it, of a partition by its number.
 pub(crate) struct Stated<'a> {
+    pub index: i32,
     pub offset: i64,
     pub leader_epoch: i32,
     pub metadata: Option<&'a StrBytes>,
 }
 
-fn offset_to_commit(tp: TopicPartition, it: &Stated<'_>) -> Result<v1::OffsetToCommit, ResponseError> {
-    if it.offset < 0 {
-        return Err(ResponseError::InvalidRequest);
+impl Stated<'_> {
+    fn to_commit(&self, tp: TopicPartition) -> Result<v1::OffsetToCommit, ResponseError> {
+        if self.offset < 0 {
+            return Err(ResponseError::InvalidRequest);
+        }
+        Ok(v1::OffsetToCommit {
+            topic_id: topic_id_bytes(tp.topic),
+            partition: tp.partition.get(),
+            offset: self.offset,
+            leader_epoch: self.leader_epoch,
+            metadata: stated(self.metadata),
+        })
     }
-    Ok(v1::OffsetToCommit {
-        topic_id: topic_id_bytes(tp.topic),
-        partition: tp.partition.get(),
-        offset: it.offset,
-        leader_epoch: it.leader_epoch,
-        metadata: stated(it.metadata),
-    })
 }
 
 /// The offsets of a request that can be asked for, and what became of each as it was stated.
 #[derive(Default)]
 pub(crate) struct ToCommit {
     pub offsets: Vec<v1::OffsetToCommit>,
-    pub places: Vec<Result<TopicPartition, ResponseError>>,
+    places: ByTopic<(i32, Result<TopicPartition, ResponseError>)>,
 }
 
 impl ToCommit {
-    pub(crate) fn add(&mut self, image: &ClusterImage, topic: &TopicName, index: i32, stated: &Stated<'_>) {
-        let place = find(image, topic, index);
-        let place = place.and_then(|tp| offset_to_commit(tp, stated).map(|offset| (tp, offset)));
-        self.places.push(place.map(|(tp, offset)| {
-            self.offsets.push(offset);
-            tp
-        }));
+    pub(crate) fn add<'a>(
+        &mut self,
+        image: &ClusterImage,
+        topic: &TopicName,
+        partitions: impl Iterator<Item = Stated<'a>>,
+    ) {
+        let place = |it: Stated<'_>| {
+            let found = find(image, topic, it.index).and_then(|tp| Ok((tp, it.to_commit(tp)?)));
+            let place = found.map(|(tp, offset)| {
+                self.offsets.push(offset);
+                tp
+            });
+            (it.index, place)
+        };
+        self.places.push((topic.clone(), partitions.map(place).collect()));
+    }
+
+    /// The error code of each partition, as they were asked for.
+    pub(crate) fn outcomes(self, answer: &Result<Results, ResponseError>) -> ByTopic<(i32, i16)> {
+        let of = |(index, place)| (index, outcome(place, answer));
+        self.places.into_iter().map(|(topic, places)| (topic, places.into_iter().map(of).collect())).collect()
     }
 }
 
@@ -118,32 +138,28 @@ impl Handler for OffsetCommit {
         let image = call.door.api.image();
         let mut to_commit = ToCommit::default();
         for topic in &request.topics {
-            for it in &topic.partitions {
-                let stated = Stated {
-                    offset: it.committed_offset,
-                    leader_epoch: it.committed_leader_epoch,
-                    metadata: it.committed_metadata.as_ref(),
-                };
-                to_commit.add(&image, &topic.name, it.partition_index, &stated);
-            }
+            let stated = topic.partitions.iter().map(|it| Stated {
+                index: it.partition_index,
+                offset: it.committed_offset,
+                leader_epoch: it.committed_leader_epoch,
+                metadata: it.committed_metadata.as_ref(),
+            });
+            to_commit.add(&image, &topic.name, stated);
         }
         let asked = v1::CommitOffsetsRequest {
             group_id: request.group_id.to_string(),
             member_id: request.member_id.to_string(),
             member_epoch: request.generation_id_or_member_epoch,
             instance_id: stated(request.group_instance_id.as_ref()),
-            offsets: to_commit.offsets,
+            offsets: std::mem::take(&mut to_commit.offsets),
         };
         let answer = answered(call.door.api.coordinator().commit_offsets(Request::new(asked)).await);
         let answer = answer.map(|answer| refusals(&answer.partitions)).map_err(commit_error);
-        let mut places = to_commit.places.into_iter();
-        let topics = request.topics.iter().map(|topic| {
-            let partitions = topic.partitions.iter().zip(places.by_ref()).map(|(it, place)| {
-                OffsetCommitResponsePartition::default()
-                    .with_partition_index(it.partition_index)
-                    .with_error_code(outcome(place, &answer))
-            });
-            OffsetCommitResponseTopic::default().with_partitions(partitions.collect()).with_name(topic.name.clone())
+        let partition =
+            |(index, code)| OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code);
+        let topics = to_commit.outcomes(&answer).into_iter().map(|(name, them)| {
+            let partitions = them.into_iter().map(partition).collect();
+            OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions)
         });
         Ok(OffsetCommitResponse::default().with_topics(topics.collect()))
     }
@@ -207,9 +223,6 @@ impl Handler for OffsetFetch {
         Ok(response.with_groups(groups))
     }
 }
-
-/// Partitions by topic, as they are asked for.
-type ByTopic<T> = Vec<(TopicName, Vec<T>)>;
 
 struct Asked {
     group: GroupId,
@@ -303,6 +316,24 @@ fn failed(error: ResponseError, topics: ByTopic<i32>) -> ByTopic<Found> {
     topics.into_iter().map(|(name, them)| (name, them.into_iter().map(found).collect())).collect()
 }
 
+/// The protocol has the same structures twice, under two names.
+macro_rules! topics_as {
+    ($topics:ident, $topic:ty, $partition:ty) => {{
+        let partition = |it: Found| {
+            <$partition>::default()
+                .with_partition_index(it.index)
+                .with_committed_offset(it.offset)
+                .with_committed_leader_epoch(it.leader_epoch)
+                .with_metadata(Some(it.metadata))
+                .with_error_code(it.error)
+        };
+        let topic = |(name, them): (TopicName, Vec<Found>)| {
+            <$topic>::default().with_name(name).with_partitions(them.into_iter().map(partition).collect())
+        };
+        $topics.into_iter().map(topic).collect()
+    }};
+}
+
 fn one_group(
     response: OffsetFetchResponse,
     found: Result<ByTopic<Found>, Refused>,
@@ -312,24 +343,8 @@ fn one_group(
         Ok(found) => (error::NONE, found),
         Err((error, topics)) => (error.code(), failed(error, topics)),
     };
-    let partition = |it: Found| {
-        fetched::OffsetFetchResponsePartition::default()
-            .with_partition_index(it.index)
-            .with_committed_offset(it.offset)
-            .with_committed_leader_epoch(it.leader_epoch)
-            .with_metadata(Some(it.metadata))
-            .with_error_code(it.error)
-    };
-    let topic = |(name, them): (TopicName, Vec<Found>)| {
-        fetched::OffsetFetchResponseTopic::default()
-            .with_name(name)
-            .with_partitions(them.into_iter().map(partition).collect())
-    };
-    response.with_topics(topics.into_iter().map(topic).collect()).with_error_code(if version < WITH_ERROR {
-        error::NONE
-    } else {
-        code
-    })
+    let topics = topics_as!(topics, fetched::OffsetFetchResponseTopic, fetched::OffsetFetchResponsePartition);
+    response.with_topics(topics).with_error_code(if version < WITH_ERROR { error::NONE } else { code })
 }
 
 fn group_of(id: GroupId, found: Result<ByTopic<Found>, Refused>) -> fetched::OffsetFetchResponseGroup {
@@ -337,23 +352,8 @@ fn group_of(id: GroupId, found: Result<ByTopic<Found>, Refused>) -> fetched::Off
         Ok(found) => (error::NONE, found),
         Err((error, _)) => (error.code(), Vec::new()),
     };
-    let partition = |it: Found| {
-        fetched::OffsetFetchResponsePartitions::default()
-            .with_partition_index(it.index)
-            .with_committed_offset(it.offset)
-            .with_committed_leader_epoch(it.leader_epoch)
-            .with_metadata(Some(it.metadata))
-            .with_error_code(it.error)
-    };
-    let topic = |(name, them): (TopicName, Vec<Found>)| {
-        fetched::OffsetFetchResponseTopics::default()
-            .with_name(name)
-            .with_partitions(them.into_iter().map(partition).collect())
-    };
-    fetched::OffsetFetchResponseGroup::default()
-        .with_group_id(id)
-        .with_error_code(code)
-        .with_topics(topics.into_iter().map(topic).collect())
+    let topics = topics_as!(topics, fetched::OffsetFetchResponseTopics, fetched::OffsetFetchResponsePartitions);
+    fetched::OffsetFetchResponseGroup::default().with_group_id(id).with_error_code(code).with_topics(topics)
 }
 
 pub(crate) struct OffsetDelete;

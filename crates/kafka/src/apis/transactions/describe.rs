@@ -14,7 +14,7 @@ use tonic::Request;
 
 use super::super::groups::offsets::find;
 use super::super::{Broken, Call, Handler, answered};
-use crate::error;
+use crate::error::{self, By};
 use crate::layout::{Layout, array, int32s, int64, int64s, text, texts};
 
 /// As the coordinator names them.
@@ -58,7 +58,7 @@ async fn producers(call: &Call, topic: &TopicName, index: i32) -> PartitionRespo
             partition.with_active_producers(found.map(producer).collect())
         }
         Err(status) => {
-            let (error, said) = error::of_status(&status);
+            let (error, said) = error::of_status(By::Leader, &status);
             refused(error, Some(said.message))
         }
     }

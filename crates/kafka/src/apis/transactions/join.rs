@@ -17,7 +17,7 @@ use kafka_protocol::messages::txn_offset_commit_response::{
 use kafka_protocol::messages::*;
 use tonic::Request;
 
-use super::super::groups::offsets::{Stated, ToCommit, commit_error, find, outcome, refusals};
+use super::super::groups::offsets::{Stated, ToCommit, commit_error, find, refusals};
 use super::super::{Broken, Call, Handler, answered};
 use super::fenced_as;
 use crate::error;
@@ -165,14 +165,13 @@ impl Handler for TxnOffsetCommit {
         let image = call.door.api.image();
         let mut to_commit = ToCommit::default();
         for topic in &request.topics {
-            for it in &topic.partitions {
-                let stated = Stated {
-                    offset: it.committed_offset,
-                    leader_epoch: it.committed_leader_epoch,
-                    metadata: it.committed_metadata.as_ref(),
-                };
-                to_commit.add(&image, &topic.name, it.partition_index, &stated);
-            }
+            let stated = topic.partitions.iter().map(|it| Stated {
+                index: it.partition_index,
+                offset: it.committed_offset,
+                leader_epoch: it.committed_leader_epoch,
+                metadata: it.committed_metadata.as_ref(),
+            });
+            to_commit.add(&image, &topic.name, stated);
         }
         let asked = v1::CommitOffsetsInTransactionRequest {
             transactional_id: request.transactional_id.to_string(),
@@ -182,7 +181,7 @@ impl Handler for TxnOffsetCommit {
             member_id: request.member_id.to_string(),
             member_epoch: request.generation_id,
             instance_id: request.group_instance_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            offsets: to_commit.offsets,
+            offsets: std::mem::take(&mut to_commit.offsets),
             verify_only: call.version < JOINS,
         };
         let answer = answered(call.door.api.coordinator().commit_offsets_in_transaction(Request::new(asked)).await);
@@ -194,14 +193,12 @@ impl Handler for TxnOffsetCommit {
             error => error,
         };
         let answer = answer.map(|answer| refusals(&answer.partitions)).map_err(refused);
-        let mut places = to_commit.places.into_iter();
-        let topics = request.topics.iter().map(|topic| {
-            let partitions = topic.partitions.iter().zip(places.by_ref()).map(|(it, place)| {
-                TxnOffsetCommitResponsePartition::default()
-                    .with_partition_index(it.partition_index)
-                    .with_error_code(outcome(place, &answer))
-            });
-            TxnOffsetCommitResponseTopic::default().with_partitions(partitions.collect()).with_name(topic.name.clone())
+        let partition = |(index, code)| {
+            TxnOffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code)
+        };
+        let topics = to_commit.outcomes(&answer).into_iter().map(|(name, them)| {
+            let partitions = them.into_iter().map(partition).collect();
+            TxnOffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions)
         });
         Ok(TxnOffsetCommitResponse::default().with_topics(topics.collect()))
     }

@@ -10,7 +10,7 @@ pub(super) mod join;
 use kafka_protocol::error::ResponseError;
 
 /// Clients before `since` know of no fencing by its own name.
-fn fenced_as(error: ResponseError, version: i16, since: i16) -> ResponseError {
+pub(super) fn fenced_as(error: ResponseError, version: i16, since: i16) -> ResponseError {
     match error {
         ResponseError::ProducerFenced if version < since => ResponseError::InvalidProducerEpoch,
         error => error,
