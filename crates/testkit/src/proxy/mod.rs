@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 pub use links::{Effect, Host, Impairment, Side};
 use links::{Quality, quality};
+use origin::Origin;
 
 use crate::local_cluster::NodeId;
 
@@ -129,9 +130,16 @@ impl Network {
     async fn carry(&self, mut inbound: TcpStream, peer_port: u16, node: NodeId, port: u16) {
         // Subscribed before anything else: a reset that comes now is for this connection too.
         let mut resets = self.resets.subscribe();
+        let Ok(own_port) = inbound.local_addr().map(|own| own.port()) else { return };
         let processes = self.processes.all();
-        let looked_up = tokio::task::spawn_blocking(move || origin::of(peer_port, &processes)).await;
-        let from = looked_up.ok().flatten().map_or(Host::Clients, Host::Node);
+        let looked_up = tokio::task::spawn_blocking(move || origin::of(peer_port, own_port, &processes)).await;
+        let from = match looked_up {
+            Ok(Origin::Node(node)) => Host::Node(node),
+            Ok(Origin::Other) => Host::Clients,
+            // Whose bytes pass nobody could say: whoever it was connects again.
+            Ok(Origin::Gone) if Self::knows_origins() => return pump::reset(&inbound),
+            Ok(Origin::Gone) | Err(_) => Host::Clients,
+        };
         let (there, back) = (self.path(from, Host::Node(node)), self.path(Host::Node(node), from));
         let mut outbound = None;
         let carried = async {
