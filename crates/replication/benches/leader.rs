@@ -52,6 +52,7 @@ impl Bench {
     fn fetch(&mut self, follower: u32) {
         let end = Offset::new(self.end);
         let fetch = FollowerFetch {
+            disk_full: false,
             follower: BrokerId::new(follower),
             broker_epoch: BrokerEpoch::new(1),
             leader_epoch: EPOCH,

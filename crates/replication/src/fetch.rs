@@ -22,6 +22,8 @@ pub struct FollowerFetch {
     /// Leader epoch of the follower's last record; `NONE` for an empty log.
     pub last_fetched_epoch: LeaderEpoch,
     pub log_start_offset: Offset,
+    /// It had no space for what it was sent last (TRAPS T46).
+    pub disk_full: bool,
 }
 
 /// A leader epoch and the offset at which it ends in the leader's log.

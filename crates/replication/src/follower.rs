@@ -125,6 +125,7 @@ impl Follower {
     /// The entry to send: where this log ends, and so the acknowledgement of all before (TRAPS T7).
     pub fn fetch(&self, broker_epoch: BrokerEpoch, log: LogEnds, epochs: &EpochHistory) -> FollowerFetch {
         FollowerFetch {
+            disk_full: false,
             follower: self.me,
             broker_epoch,
             leader_epoch: self.view.leader_epoch,

@@ -177,10 +177,11 @@ impl Fetcher {
         for &tp in want.union(&acknowledge) {
             let Some(following) = self.followed.get(tp) else { continue };
             // If it follows another leader by now, that change is on its way here.
-            let Some((leader, fetch)) = following.partition.follower_fetch(broker_epoch) else { continue };
+            let Some((leader, mut fetch)) = following.partition.follower_fetch(broker_epoch) else { continue };
             if leader != self.leader {
                 continue;
             }
+            fetch.disk_full = following.disk_full;
             let wants = want.contains(&tp);
             if wants {
                 following.asked = Some(Asked::from(&fetch));
@@ -233,6 +234,7 @@ impl Fetcher {
         match following.partition.on_leader_response(&response, &batches) {
             Ok(followed) if result.answers_fetch => {
                 if followed.appended || followed.truncated {
+                    following.disk_full = false;
                     following.backoff.reset();
                     self.followed.want.insert(tp);
                 } else {
@@ -283,8 +285,14 @@ impl Fetcher {
             | ErrorCode::LeaderNotAvailable
             | ErrorCode::UnknownLeaderEpoch
             | ErrorCode::BrokerShuttingDown => {}
-            // T46: it goes on by itself once there is space.
-            ErrorCode::DiskFull => self.retry(tp),
+            // T46: it goes on by itself once there is space. Until then the leader is to do without this replica.
+            ErrorCode::DiskFull => {
+                if let Some(following) = self.followed.get(tp) {
+                    following.disk_full = true;
+                    self.followed.acknowledge.insert(tp);
+                }
+                self.retry(tp);
+            }
             // The controller has been told; only a restart helps.
             ErrorCode::StorageOffline => {
                 tracing::warn!(partition = %tp, %error, "not followed any more");

@@ -20,6 +20,8 @@ pub(super) struct Following {
     /// The open fetch: what answers anything else is of the past.
     pub asked: Option<Asked>,
     pub backoff: Backoff,
+    /// The disk had no space for what came last; the leader is told, so that it does not wait.
+    pub disk_full: bool,
     retry_at: Option<Instant>,
 }
 
@@ -62,7 +64,8 @@ impl Followed {
         let subscription = self.dirty.subscription(tp, &[News::DURABLE]);
         partition.subscribe(Arc::clone(&subscription));
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-        self.partitions.insert(tp, Following { partition, subscription, asked: None, backoff, retry_at: None });
+        let (asked, retry_at) = (None, None);
+        self.partitions.insert(tp, Following { partition, subscription, asked, backoff, disk_full: false, retry_at });
         self.want.insert(tp);
     }
 

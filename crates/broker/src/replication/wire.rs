@@ -20,6 +20,7 @@ pub(super) fn entry_to_wire(tp: TopicPartition, fetch: &FollowerFetch, want_reco
         last_fetched_epoch: fetch.last_fetched_epoch.get(),
         log_start_offset: fetch.log_start_offset.get(),
         want_records,
+        disk_full: fetch.disk_full,
     }
 }
 
@@ -39,6 +40,7 @@ pub(super) fn entry_from_wire(
         durable_offset: offset("durable_offset", entry.durable_offset)?,
         last_fetched_epoch: LeaderEpoch::new(entry.last_fetched_epoch),
         log_start_offset: offset("log_start_offset", entry.log_start_offset)?,
+        disk_full: entry.disk_full,
     };
     Ok((entry.topic_partition()?, fetch))
 }
@@ -107,6 +109,7 @@ mod tests {
             durable_offset: Offset::new(90),
             last_fetched_epoch: LeaderEpoch::NONE,
             log_start_offset: Offset::new(10),
+            disk_full: true,
         };
         let mut wire = entry_to_wire(tp, &fetch, true);
         assert!(wire.want_records);

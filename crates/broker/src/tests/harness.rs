@@ -175,6 +175,7 @@ impl TestBroker {
         let (ends, _) = self.partition(tp).positions().unwrap();
         let last = if offset > ends.start.get() { state.leader_epoch } else { LeaderEpoch::NONE };
         let fetch = FollowerFetch {
+            disk_full: false,
             follower: broker(follower),
             broker_epoch: BrokerEpoch::new(10 + i64::from(follower)),
             leader_epoch: state.leader_epoch,

@@ -145,10 +145,13 @@ impl Leader {
         progress.acknowledge(fetch, self.log.end, self.config.durability, self.now);
         // A member of the ISR without all that is committed: its disk broke its word. It must not be elected.
         let broke_its_word = fetch.fetch_offset < self.high_watermark && self.view.isr.contains(&follower);
-        if broke_its_word {
+        // Nor does anybody wait out the lag of one that says itself that it can't go on: every write would wait with it.
+        let cannot_go_on = fetch.disk_full && !progress.has_all(self.log.end, self.config.durability);
+        let is_behind = broke_its_word || cannot_go_on;
+        if is_behind {
             progress.forget_caught_up();
         }
-        Ok(FetchOutcome { diverging: None, effects: self.settle_with(broke_its_word) })
+        Ok(FetchOutcome { diverging: None, effects: self.settle_with(is_behind) })
     }
 
     /// The controller's newest decision in this leader epoch, with the configuration and the brokers of the same image:

@@ -40,6 +40,7 @@ fn t7_the_entry_states_where_the_log_ends_and_what_of_it_is_on_disk() {
     assert_eq!(
         entry,
         FollowerFetch {
+            disk_full: false,
             follower: b(2),
             broker_epoch: BrokerEpoch::new(12),
             leader_epoch: e(5),

@@ -97,3 +97,20 @@ fn t11_an_accepted_member_counts_before_the_metadata_shows_it() {
     assert_eq!(test.on_view(&view(&[1, 2, 3], 8), &[1, 2, 3]).high_watermark, None);
     assert_eq!(test.fetch(3, 110), high_watermark(110));
 }
+
+/// Nobody waits out the lag of a replica that says that it can't go on.
+#[test]
+fn t46_a_replica_without_space_leaves_at_once_and_joins_again_once_it_has_all() {
+    let mut test = Test::replicated(&[1, 2, 3], 2);
+    let full = |end| FollowerFetch { disk_full: true, ..Test::entry(3, end, end) };
+    let idle = test.try_fetch(&full(100)).unwrap();
+    assert_eq!(idle.effects.propose_isr, None, "it has all there is: nothing waits for it");
+    let _ = test.append(110);
+    assert_eq!(test.fetch(2, 110), high_watermark(100));
+    let left = test.try_fetch(&full(100)).unwrap().effects.propose_isr.expect("it is to leave");
+    assert_eq!(left.new_isr.iter().map(|member| member.broker).collect::<Vec<_>>(), [b(1), b(2)]);
+    assert_eq!(test.fetch(2, 110), nothing(), "until that is decided it counts");
+    assert_eq!(test.on_view(&view(&[1, 2], 8), &[1, 2, 3]), high_watermark(110));
+    assert_eq!(test.try_fetch(&full(105)).unwrap().effects, nothing());
+    assert!(joins(&test.fetch(3, 110), 3), "there is space again");
+}

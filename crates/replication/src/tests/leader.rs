@@ -73,6 +73,7 @@ impl Test {
     }
     pub(super) fn entry(follower: u32, end: i64, durable: i64) -> FollowerFetch {
         FollowerFetch {
+            disk_full: false,
             follower: b(follower),
             broker_epoch: BrokerEpoch::new(10 + i64::from(follower)),
             leader_epoch: e(5),

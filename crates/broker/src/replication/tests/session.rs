@@ -77,6 +77,7 @@ async fn leader(partitions: u32, configs: &[(&str, &str)]) -> (Cluster, Vec<Topi
 
 fn entry(tp: TopicPartition, end: i64, durable: i64, want_records: bool) -> ReplicaFetchPartition {
     ReplicaFetchPartition {
+        disk_full: false,
         topic_id: topic_id_bytes(tp.topic),
         partition: tp.partition.get(),
         leader_epoch: 0,
