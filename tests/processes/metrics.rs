@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::common::{SOON, Scene, broker, until};
+use crate::kafka::{Kafka, batch, produce};
 
 /// Head and body of what the node answers.
 async fn ask(scene: &Scene, node: NodeId, what: &str) -> (String, String) {
@@ -76,6 +77,11 @@ async fn nodes_say_what_happens_and_all_that_the_dashboard_and_the_alerts_ask_fo
     scene.all_in_sync().await;
     let writers = scene.write();
     scene.acknowledged(200).await;
+    // What is counted by error is there once there was one: a partition that there is not.
+    let mut kafka = Kafka::connect(&scene, scene.leader(0)).await;
+    let mut beyond = produce(-1, batch(0..1));
+    beyond.topic_data[0].partition_data[0].index = 99;
+    assert_ne!(kafka.call(9, &beyond).await.responses[0].partition_responses[0].error_code, 0);
     let mut nodes: Vec<NodeId> = scene.cluster.nodes().map(|(id, _)| id).collect();
     let (mut active, mut produced, mut led) = (0.0, 0.0, 0.0);
     let mut names = BTreeSet::new();
