@@ -80,16 +80,18 @@ impl Core {
     }
 }
 
-/// A bound on bytes.
+/// A bound on bytes. Clones share it.
+#[derive(Clone)]
 pub struct Budget {
     permits: Arc<Semaphore>,
     max: u32,
+    overdraft: Arc<Semaphore>,
 }
 
 impl Budget {
-    fn new(bytes: usize) -> Self {
+    pub fn new(bytes: usize) -> Self {
         let max = u32::try_from(bytes / PERMIT_BYTES).unwrap_or(u32::MAX).max(1);
-        Self { permits: Arc::new(Semaphore::new(max as usize)), max }
+        Self { permits: Arc::new(Semaphore::new(max as usize)), max, overdraft: Arc::new(Semaphore::new(1)) }
     }
 
     /// What `bytes` take: at least something, and never more than all, so that a large one passes alone.
@@ -105,6 +107,26 @@ impl Budget {
     /// The share of `bytes`, if there is room now.
     pub fn try_acquire(&self, bytes: usize) -> Option<tokio::sync::OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_many_owned(self.cost(bytes)).ok()
+    }
+
+    /// What makes the share of `had` bytes that of `bytes`, if there is room now.
+    pub fn try_grow(&self, had: usize, bytes: usize) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_many_owned(self.growth(had, bytes)).ok()
+    }
+
+    /// The same, in its turn. Those that wait for more may wait for each other: see [`overdraft`](Self::overdraft).
+    pub async fn grow(&self, had: usize, bytes: usize) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_many_owned(self.growth(had, bytes)).await.ok()
+    }
+
+    fn growth(&self, had: usize, bytes: usize) -> u32 {
+        let cost = |bytes| if bytes == 0 { 0 } else { self.cost(bytes) };
+        cost(bytes).saturating_sub(cost(had))
+    }
+
+    /// For one at a time, which needs no room as long as it holds this, so that it can end and give back what it has.
+    pub async fn overdraft(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        Arc::clone(&self.overdraft).acquire_owned().await.ok()
     }
 
     /// Waits its turn.

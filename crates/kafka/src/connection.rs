@@ -86,7 +86,10 @@ enum Event {
 pub(crate) async fn serve(io: GuardedIo, door: Arc<Door>) {
     let peer = io.peer();
     let (reader, writer) = tokio::io::split(io);
-    let reader = FrameReader::new(reader, Arc::clone(&door.api.core), door.config.request_bytes_max);
+    let core = Arc::clone(&door.api.core);
+    let budget = core.produce_budget.clone();
+    let on_wait = Box::new(move || core.partitions.metrics().produce_throttled.inc());
+    let reader = FrameReader::new(reader, budget, door.config.request_bytes_max, on_wait);
     let idle = door.config.idle;
     let number = door.api.core.fetch_streams.fetch_add(1, Ordering::Relaxed);
     let mut connection = Connection {
@@ -193,7 +196,7 @@ impl Connection {
             version: frame.version,
             correlation_id: frame.correlation_id,
             is_flexible,
-            permit: frame.permit,
+            share: frame.share,
         };
         match api.run {
             Run::Call(run) => self.call = Some(run(call, header.body)),

@@ -1,14 +1,14 @@
 //! Requests out of the bytes of a connection.
 //!
 //! **Invariant**: what is held of a frame is bounded by what has come of it, whatever length it states (T47): room is made
-//! and taken from the broker's budget piece by piece, each no larger than what came before.
+//! and taken from the broker's budget piece by piece, each no larger than what came before. Where all that have some wait for more,
+//! one of them at a time goes on beyond the budget, and no further than its frame.
 
 use std::io;
-use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use highwater_broker::Core;
+use highwater_broker::Budget;
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -47,7 +47,21 @@ pub(crate) struct Frame {
     /// From the client id on.
     pub rest: Bytes,
     /// Its share of the broker's budget.
+    pub share: Share,
+}
+
+/// Of the broker's budget. Given back when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    /// `None`: too small to count, or given on to what keeps the records.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// There was not enough for all of it: see [`Budget::overdraft`].
+    overdraft: Option<OwnedSemaphorePermit>,
+}
+
+enum Room {
+    Permit(Option<OwnedSemaphorePermit>),
+    Overdraft(Option<OwnedSemaphorePermit>),
 }
 
 /// What a header has besides.
@@ -58,11 +72,11 @@ pub(crate) struct Header {
 
 impl Frame {
     /// Out of a frame without its length. `None`: it is too short.
-    pub(crate) fn of(mut frame: Bytes, permit: Option<OwnedSemaphorePermit>) -> Option<Self> {
+    pub(crate) fn of(mut frame: Bytes, share: Share) -> Option<Self> {
         let api_key = frame.try_get_i16().ok()?;
         let version = frame.try_get_i16().ok()?;
         let correlation_id = frame.try_get_i32().ok()?;
-        Some(Self { api_key, version, correlation_id, rest: frame, permit })
+        Some(Self { api_key, version, correlation_id, rest: frame, share })
     }
 
     /// The rest of the header, and what follows it.
@@ -87,28 +101,33 @@ impl Frame {
     }
 }
 
+/// Told each time a frame has to wait for room.
+type OnWait = Box<dyn Fn() + Send>;
+
 /// Reads frames. Dropping a call of [`next`](Self::next) loses nothing.
 pub(crate) struct FrameReader<R> {
     io: R,
-    core: Arc<Core>,
+    budget: Budget,
+    on_wait: OnWait,
     frame_bytes_max: usize,
     buffer: BytesMut,
     /// For bytes of the frame that is being read.
-    permit: Option<OwnedSemaphorePermit>,
+    share: Share,
     permitted: usize,
-    waiting: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+    waiting: Option<BoxFuture<'static, Room>>,
     /// When the last bytes came.
     progress: Instant,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub(crate) fn new(io: R, core: Arc<Core>, frame_bytes_max: usize) -> Self {
+    pub(crate) fn new(io: R, budget: Budget, frame_bytes_max: usize, on_wait: OnWait) -> Self {
         Self {
             io,
-            core,
+            budget,
+            on_wait,
             frame_bytes_max,
             buffer: BytesMut::new(),
-            permit: None,
+            share: Share::default(),
             permitted: 0,
             waiting: None,
             progress: Instant::now(),
@@ -159,28 +178,40 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Waits until `bytes` of the frame are within the broker's budget.
     async fn permit(&mut self, bytes: usize) {
-        if bytes <= self.permitted {
+        if bytes <= self.permitted || self.share.overdraft.is_some() {
             return;
         }
-        let more = bytes - self.permitted;
-        let at_once = if self.waiting.is_none() { self.core.produce_budget.try_acquire(more) } else { None };
-        let permit = match at_once {
-            Some(permit) => Some(permit),
+        let had = self.permitted;
+        let at_once = if self.waiting.is_none() { self.budget.try_grow(had, bytes) } else { None };
+        let room = match at_once {
+            Some(permit) => Room::Permit(Some(permit)),
             None => {
-                let core = Arc::clone(&self.core);
+                let (budget, on_wait) = (self.budget.clone(), &self.on_wait);
                 let waiting = self.waiting.get_or_insert_with(|| {
-                    core.partitions.metrics().produce_throttled.inc();
-                    Box::pin(async move { core.produce_budget.acquire(more).await })
+                    on_wait();
+                    Box::pin(async move {
+                        tokio::select! {
+                            biased;
+                            permit = budget.grow(had, bytes) => Room::Permit(permit),
+                            // Who has nothing holds nobody up.
+                            overdraft = budget.overdraft(), if had > 0 => Room::Overdraft(overdraft),
+                        }
+                    })
                 });
-                let permit = waiting.await;
+                let room = waiting.await;
                 self.waiting = None;
-                permit
+                room
             }
         };
-        self.permitted = bytes;
-        match (&mut self.permit, permit) {
-            (Some(had), Some(more)) => had.merge(more),
-            (none, more) => *none = more,
+        match room {
+            Room::Overdraft(overdraft) => self.share.overdraft = overdraft,
+            Room::Permit(more) => {
+                self.permitted = bytes;
+                match (&mut self.share.permit, more) {
+                    (Some(had), Some(more)) => had.merge(more),
+                    (none, more) => *none = more,
+                }
+            }
         }
     }
 
@@ -188,6 +219,84 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.buffer.advance(LENGTH_BYTES);
         let frame = self.buffer.split_to(length).freeze();
         self.permitted = 0;
-        Frame::of(frame, self.permit.take())
+        Frame::of(frame, std::mem::take(&mut self.share))
+    }
+}
+
+/// Reads frames as a connection does, and does nothing with them: for tests with bytes of all kinds, in pieces of all sizes. Those
+/// that came whole, each from its API key on, and whether the connection ended after one.
+pub async fn read_frames(io: impl AsyncRead + Unpin, frame_bytes_max: usize) -> (Vec<Bytes>, bool) {
+    let mut reader = FrameReader::new(io, Budget::new(frame_bytes_max), frame_bytes_max, Box::new(|| {}));
+    let mut frames = Vec::new();
+    loop {
+        match reader.next().await {
+            Ok(Some(frame)) => {
+                let mut whole = BytesMut::with_capacity(HEAD_BYTES + frame.rest.len());
+                whole.put_i16(frame.api_key);
+                whole.put_i16(frame.version);
+                whole.put_i32(frame.correlation_id);
+                whole.put_slice(&frame.rest);
+                frames.push(whole.freeze());
+            }
+            Ok(None) => return (frames, true),
+            Err(_) => return (frames, false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const BUDGET: usize = 1 << 20;
+
+    fn reader(io: tokio::io::DuplexStream, budget: &Budget) -> FrameReader<tokio::io::DuplexStream> {
+        FrameReader::new(io, budget.clone(), 16 << 20, Box::new(|| {}))
+    }
+
+    fn frame(length: usize) -> Vec<u8> {
+        [&(length as u32).to_be_bytes()[..], &vec![1; length]].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_wait_for_each_others_room_come_through_one_by_one() {
+        let budget = Budget::new(BUDGET);
+        // Half of each has come before the rest of any.
+        let whole = frame(BUDGET * 9 / 10);
+        let (first, rest) = whole.split_at(whole.len() / 2);
+        let mut readings = Vec::new();
+        let mut writers = Vec::new();
+        for _ in 0..4 {
+            let (mut ours, theirs) = duplex(4 << 20);
+            ours.write_all(first).await.unwrap();
+            writers.push(ours);
+            let mut reader = reader(theirs, &budget);
+            readings.push(tokio::spawn(async move { reader.next().await.unwrap().unwrap().rest.len() }));
+        }
+        tokio::task::yield_now().await;
+        for writer in &mut writers {
+            writer.write_all(rest).await.unwrap();
+        }
+        for reading in readings {
+            // Time passes only when nothing else can happen.
+            let length =
+                tokio::time::timeout(Duration::from_secs(1), reading).await.expect("none waits for ever").unwrap();
+            assert_eq!(length, whole.len() - LENGTH_BYTES - HEAD_BYTES);
+        }
+        assert_eq!(budget.used(), 0, "all is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_larger_than_the_budget_comes_through_alone() {
+        let budget = Budget::new(BUDGET);
+        let (mut ours, theirs) = duplex(8 << 20);
+        ours.write_all(&frame(3 * BUDGET)).await.unwrap();
+        let mut reader = reader(theirs, &budget);
+        let read = tokio::time::timeout(Duration::from_secs(1), reader.next()).await.expect("it does not wait");
+        assert_eq!(read.unwrap().unwrap().rest.len(), 3 * BUDGET - HEAD_BYTES);
     }
 }

@@ -17,3 +17,4 @@ mod reply;
 
 pub use apis::{SUPPORTED, Supported, can_be_read};
 pub use door::{KafkaConfig, serve};
+pub use frame::read_frames;

@@ -34,7 +34,6 @@ use futures::future::BoxFuture;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, FetchRequest, ProduceRequest};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use tokio::sync::OwnedSemaphorePermit;
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +45,7 @@ use transactions::{end, join};
 
 use crate::door::Door;
 use crate::error::{self, By};
-use crate::frame::Frame;
+use crate::frame::{Frame, Share};
 use crate::layout::{Layout, LayoutError};
 use crate::reply::{self, EncodeError, ReplyHeader};
 
@@ -140,7 +139,7 @@ pub(crate) struct Call {
     pub correlation_id: i32,
     pub is_flexible: bool,
     /// The request's share of the broker's budget, for as long as it is worked on.
-    pub permit: Option<OwnedSemaphorePermit>,
+    pub share: Share,
 }
 
 impl Call {
@@ -246,7 +245,7 @@ pub(crate) fn decode<M: Decodable>(api: ApiKey, layout: &Layout, version: i16, m
 /// Reads a request as a connection does, and does nothing with it: for tests with bytes of all kinds. `frame` is without its
 /// length. Whether it can be carried out.
 pub fn can_be_read(frame: Bytes) -> bool {
-    let Some(frame) = Frame::of(frame, None) else { return false };
+    let Some(frame) = Frame::of(frame, Share::default()) else { return false };
     let read = || {
         let api = Api::find(frame.api_key, frame.version)?;
         let header = frame.header(api.layout.is_flexible(frame.version)).map_err(Broken::Header)?;

@@ -153,7 +153,7 @@ impl Pipeline {
         let joins = call.version >= JOINS_TRANSACTIONS;
         let transaction = transactional_id.unwrap_or_default().map(|id| InTransaction { id, joins });
         let asked = Produce { token, acks, transaction, partitions };
-        let permit = call.permit.take();
+        let permit = call.share.permit.take();
         let pending = core.partitions.produce(asked, limits.decompressed_bytes_max, permit, &self.answer_to);
         if !pending.is_answered() {
             self.deadlines.add(deadline, token);
