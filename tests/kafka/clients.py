@@ -122,19 +122,25 @@ class Confluent:
         return ends
 
 
-class KafkaPython:
-    name = "kafka-python"
+class PythonClient:
+    """What kafka-python and aiokafka call alike."""
 
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
         self.config = {"bootstrap_servers": bootstrap.split(",")}
 
-    def produce(self, topic, records, codec="none", batch_bytes=None, **config):
+    def producer_config(self, codec, batch_bytes, config):
         config = {"compression_type": None if codec == "none" else codec, "acks": "all", "linger_ms": 20, **config}
-        config |= {"batch_size": batch_bytes} if batch_bytes else {}
-        producer = kafka.KafkaProducer(
-            **{"max_request_size": BIG, "max_block_ms": 5000, "delivery_timeout_ms": 40_000, **self.config, **config}
-        )
+        return {"max_request_size": BIG, **self.config, **config} | ({self.batch_size: batch_bytes} if batch_bytes else {})
+
+
+class KafkaPython(PythonClient):
+    name = "kafka-python"
+    batch_size = "batch_size"
+
+    def produce(self, topic, records, codec="none", batch_bytes=None, **config):
+        config = {"max_block_ms": 5000, "delivery_timeout_ms": 40_000, **config}
+        producer = kafka.KafkaProducer(**self.producer_config(codec, batch_bytes, config))
         try:
             sent = [
                 producer.send(topic, it.value, it.key, it.headers, it.partition, it.timestamp) for it in records
@@ -179,19 +185,13 @@ class KafkaPython:
         return ends
 
 
-class AioKafka:
+class AioKafka(PythonClient):
     name = "aiokafka"
-
-    def __init__(self, bootstrap):
-        self.bootstrap = bootstrap
-        self.config = {"bootstrap_servers": bootstrap.split(",")}
+    batch_size = "max_batch_size"
 
     def produce(self, topic, records, codec="none", batch_bytes=None, **config):
-        config = {"compression_type": None if codec == "none" else codec, "acks": "all", "linger_ms": 20, **config}
-        config |= {"max_batch_size": batch_bytes} if batch_bytes else {}
-
         async def run():
-            producer = aiokafka.AIOKafkaProducer(**{"max_request_size": BIG, **self.config, **config})
+            producer = aiokafka.AIOKafkaProducer(**self.producer_config(codec, batch_bytes, config))
             await producer.start()
             try:
                 sent = [

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 SOON_S = 30
@@ -30,13 +31,28 @@ class Node:
 
     def __init__(self, binary, folder):
         self.binary, self.folder = binary, folder
-        self.config = tomllib.loads((folder / "highwater.toml").read_text())
         self.process = None
+        self.read_config()
+
+    def read_config(self):
+        self.config = tomllib.loads((self.folder / "highwater.toml").read_text())
+
+    def configure(self, section, **settings):
+        """Sets these, of a node that does not run."""
+        path = self.folder / "highwater.toml"
+        lines = path.read_text().splitlines()
+        start = lines.index(f"[{section}]") + 1
+        end = next((at for at in range(start, len(lines)) if lines[at].startswith("[")), len(lines))
+        kept = [it for it in lines[start:end] if it.split(" = ")[0] not in settings]
+        # Texts, numbers and lists of them are the same in JSON and TOML.
+        lines[start:end] = [f"{name} = {json.dumps(value)}" for name, value in settings.items()] + kept
+        path.write_text("\n".join(lines) + "\n")
+        self.read_config()
 
     @property
     def kafka(self):
         """HOST:PORT of its listener for Kafka clients."""
-        return self.config["kafka"]["listeners"][0].removeprefix("PLAINTEXT://")
+        return self.config["kafka"]["listeners"][0].split("://")[1]
 
     @property
     def address(self):
@@ -64,6 +80,15 @@ class Node:
             return True
         except OSError:
             return False
+
+    def metric(self, name, **labels):
+        """The sum of a metric's samples that have these labels."""
+        with urllib.request.urlopen(f"http://{self.config['node']['metrics_listen']}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        samples = (re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line) for line in lines)
+        found = (it for it in samples if it and it[1] == name and wanted <= set((it[2] or "").split(",")))
+        return sum(float(it[3]) for it in found)
 
     def resident_bytes(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -80,32 +80,41 @@ REBALANCE_ERRORS = {
 }
 
 
-class KafkaPythonMember(Member):
+class PythonMember(Member):
+    """What kafka-python and aiokafka call alike."""
+
+    def config(self, strategies):
+        return {
+            "bootstrap_servers": self.bootstrap.split(","),
+            "group_id": self.group,
+            "group_instance_id": self.instance,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "session_timeout_ms": 10_000,
+            "heartbeat_interval_ms": 500,
+            "partition_assignment_strategy": [strategies[self.assignor]],
+        }
+
+    def saw_polled(self, consumer, polled):
+        """Returns whether there is something to commit."""
+        records = [(it.partition, it.offset, it.value) for got in polled.values() for it in got]
+        self.saw({it.partition for it in consumer.assignment()}, records)
+        return records
+
+
+class KafkaPythonMember(PythonMember):
     assignors = ["range", "roundrobin", "sticky", "cooperative-sticky"]
 
     def take_part(self):
-        strategy = {
+        strategies = {
             "range": range_assignor.RangePartitionAssignor,
             "roundrobin": roundrobin.RoundRobinPartitionAssignor,
             "sticky": sticky_assignor.StickyPartitionAssignor,
             "cooperative-sticky": cooperative_sticky.CooperativeStickyAssignor,
         }
-        consumer = kafka.KafkaConsumer(
-            self.topic,
-            bootstrap_servers=self.bootstrap.split(","),
-            group_id=self.group,
-            group_instance_id=self.instance,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=10_000,
-            heartbeat_interval_ms=500,
-            partition_assignment_strategy=[strategy[self.assignor]],
-        )
+        consumer = kafka.KafkaConsumer(self.topic, **self.config(strategies))
         while not self.stopping.is_set():
-            polled = consumer.poll(timeout_ms=100)
-            records = [(it.partition, it.offset, it.value) for got in polled.values() for it in got]
-            self.saw({it.partition for it in consumer.assignment()}, records)
-            if records:
+            if self.saw_polled(consumer, consumer.poll(timeout_ms=100)):
                 try:
                     consumer.commit()
                 except (kafka.errors.CommitFailedError, kafka.errors.RebalanceInProgressError):
@@ -113,35 +122,22 @@ class KafkaPythonMember(Member):
         consumer.close(autocommit=False)
 
 
-class AioKafkaMember(Member):
+class AioKafkaMember(PythonMember):
     assignors = ["range", "roundrobin", "sticky"]
 
     def take_part(self):
         asyncio.run(self.take_part_in_loop())
 
     async def take_part_in_loop(self):
-        strategy = {
+        strategies = {
             "range": aio_range.RangePartitionAssignor,
             "roundrobin": aio_round_robin.RoundRobinPartitionAssignor,
             "sticky": aio_sticky.StickyPartitionAssignor,
         }
-        consumer = aiokafka.AIOKafkaConsumer(
-            self.topic,
-            bootstrap_servers=self.bootstrap.split(","),
-            group_id=self.group,
-            group_instance_id=self.instance,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=10_000,
-            heartbeat_interval_ms=500,
-            partition_assignment_strategy=[strategy[self.assignor]],
-        )
+        consumer = aiokafka.AIOKafkaConsumer(self.topic, **self.config(strategies))
         await consumer.start()
         while not self.stopping.is_set():
-            polled = await consumer.getmany(timeout_ms=100)
-            records = [(it.partition, it.offset, it.value) for got in polled.values() for it in got]
-            self.saw({it.partition for it in consumer.assignment()}, records)
-            if records:
+            if self.saw_polled(consumer, await consumer.getmany(timeout_ms=100)):
                 try:
                     await consumer.commit()
                 except (aiokafka.errors.CommitFailedError, aiokafka.errors.IllegalStateError):

@@ -65,17 +65,20 @@ def test_members_share_the_partitions_and_take_over_from_those_that_leave(cluste
     last.end()
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_a_static_member_that_comes_back_has_its_partitions_and_disturbs_nobody(cluster, new_topic, name):
-    topic, group = new_topic(PARTITIONS), f"static-{name}"
+STATIC = [*((name, "range") for name in MEMBERS), ("confluent-kafka", "new protocol")]
+
+
+@pytest.mark.parametrize("name, assignor", STATIC, ids=["-".join(it) for it in STATIC])
+def test_a_static_member_that_comes_back_has_its_partitions_and_disturbs_nobody(cluster, new_topic, name, assignor):
+    topic, group = new_topic(PARTITIONS), f"static-{name}-{assignor}"
     kind = MEMBERS[name]
-    members = [kind(cluster.kafka, group, topic, "range", f"instance-{n}") for n in range(2)]
+    members = [kind(cluster.kafka, group, topic, assignor, f"instance-{n}") for n in range(2)]
     for it in members:
         it.start()
     until("the two to share", lambda: shared(members))
     had, history = set(members[0].assigned), list(members[1].history)
     members[0].end()
-    again = kind(cluster.kafka, group, topic, "range", "instance-0")
+    again = kind(cluster.kafka, group, topic, assignor, "instance-0")
     again.start()
     until("the partitions back", lambda: again.assigned == had)
     fill(cluster, topic, 60)
@@ -92,10 +95,20 @@ def test_kcat_reads_as_a_member(cluster, new_topic):
     assert sorted(map(int, done.stdout.split())) == list(range(60))
 
 
-def test_a_group_has_members_of_both_doors(cluster, new_topic, tmp_path):
-    topic, group = new_topic(PARTITIONS), "group-of-both-doors"
+# One of the new protocol, as the native one is; and classic ones, of which each rebalance is another.
+BOTH_DOORS = [
+    ("confluent-kafka", "new protocol"),
+    ("confluent-kafka", "cooperative-sticky"),
+    ("kafka-python", "range"),
+    ("aiokafka", "roundrobin"),
+]
+
+
+@pytest.mark.parametrize("name, assignor", BOTH_DOORS, ids=["-".join(it) for it in BOTH_DOORS])
+def test_a_group_has_members_of_both_doors(cluster, new_topic, tmp_path, name, assignor):
+    topic, group = new_topic(PARTITIONS), f"group-of-both-doors-{name}-{assignor}"
     fill(cluster, topic, 60)
-    kafkas = ConfluentMember(cluster.kafka, group, topic, "new protocol")
+    kafkas = MEMBERS[name](cluster.kafka, group, topic, assignor)
     kafkas.start()
     until("all to the first", lambda: shared([kafkas]))
     until("all committed", lambda: committed(cluster.kafka, group, topic) == dict.fromkeys(ALL, 10))

@@ -1,11 +1,14 @@
 """One log behind both doors: what the native door takes, Kafka's clients read, and the other way round."""
 
 import json
+import socket
+import threading
 
 import pytest
 
 from clients import LIBRARIES, Record
-from cluster import Cluster
+from cluster import SOON_S, Cluster
+from test_transactions import PRODUCERS
 
 KEYS = [b"21", b"foobar", b"a-little-bit-long-string", b"abc", b"k1", b"k2", b"\xc3\xa4", b"0", b"orders-4711"]
 
@@ -56,6 +59,44 @@ def test_a_key_has_the_same_partition_by_every_client(cluster, clients, new_topi
         assert partition == expected[it["key"].encode()], it
 
 
+def test_the_native_door_reads_kafkas_transactions(cluster, library, new_topic):
+    topic = new_topic()
+    producer = PRODUCERS[library.name](library.bootstrap, f"read-natively-{library.name}")
+    for value, ends in (b"1", producer.abort), (b"2", producer.commit), (b"3", producer.abort), (b"4", producer.commit):
+        producer.begin()
+        producer.send(topic, 0, value)
+        ends()
+    producer.close()
+    assert [it["value"] for it in read_natively(cluster, topic, "--committed").values()] == ["2", "4"]
+    assert [it["value"] for it in read_natively(cluster, topic).values()] == ["1", "2", "3", "4"]
+
+
+def test_idle_connections_are_closed_after_as_long_as_is_configured(binary, tmp_path):
+    from conftest import PORT
+
+    running = Cluster(binary, tmp_path / "idle", PORT + 55, 1, ["kafka.idle_ms=1500"])
+    try:
+        running.start()
+        host, port = running.kafka.split(":")
+        with socket.create_connection((host, int(port)), timeout=SOON_S) as busy:
+            with socket.create_connection((host, int(port)), timeout=SOON_S) as idle:
+                ask_versions(idle)
+                end = threading.Event()
+                # Nothing else comes: the broker ends it.
+                threading.Thread(target=lambda: (idle.recv(1), end.set()), daemon=True).start()
+                while not end.is_set():
+                    ask_versions(busy)
+            ask_versions(busy)
+    finally:
+        running.end()
+
+
+def ask_versions(connection):
+    connection.sendall(bytes.fromhex("0000000a 0012 0000 00000001 ffff".replace(" ", "")))
+    length = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
+    assert len(connection.recv(length, socket.MSG_WAITALL)) == length > 0
+
+
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_topic_is_made_by_asking_for_it_where_that_is_configured(binary, tmp_path, name):
     from conftest import PORT
@@ -72,9 +113,9 @@ def test_a_topic_is_made_by_asking_for_it_where_that_is_configured(binary, tmp_p
         running.end()
 
 
-def read_natively(cluster, topic):
+def read_natively(cluster, topic, *options):
     """By partition and offset."""
-    lines = cluster.command("consume", topic, "--until-end", "--format", "json").splitlines()
+    lines = cluster.command("consume", topic, "--until-end", "--format", "json", *options).splitlines()
     return {(it["partition"], it["offset"]): it for it in map(json.loads, lines)}
 
 

@@ -117,7 +117,7 @@ pub(crate) fn produce(acks: i16, records: Bytes) -> ProduceRequest {
     ProduceRequest::default().with_acks(acks).with_timeout_ms(10_000).with_topic_data(vec![topic])
 }
 
-fn fetch(version: i16, id: uuid::Uuid, offset: i64, wait_ms: i32) -> FetchRequest {
+pub(crate) fn fetch(version: i16, id: uuid::Uuid, offset: i64, wait_ms: i32) -> FetchRequest {
     let partition =
         FetchPartition::default().with_partition(0).with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
     let topic = FetchTopic::default().with_partitions(vec![partition]);
@@ -126,7 +126,7 @@ fn fetch(version: i16, id: uuid::Uuid, offset: i64, wait_ms: i32) -> FetchReques
     request.with_replica_id((-1).into()).with_topics(vec![topic])
 }
 
-fn values_of(records: &Bytes) -> Vec<u32> {
+pub(crate) fn values_of(records: &Bytes) -> Vec<u32> {
     let batches = split(records.clone()).expect("whole batches");
     let records = batches.iter().flat_map(|batch| batch.records(1 << 20).expect("records"));
     let value = |record: highwater_record::Record| record.value.expect("a value");

@@ -11,6 +11,7 @@ mod groups;
 mod isr;
 mod kafka;
 mod kafka_admin;
+mod kafka_both_doors;
 mod metrics;
 mod min_insync;
 mod quickstart;
