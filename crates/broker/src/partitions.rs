@@ -4,6 +4,7 @@
 //! new logs are opened, so that a failover does not wait for a disk. A folder is deleted only when the metadata has been seen
 //! to drop its topic while this process ran: what is unknown at the start is closed and left alone (T43).
 
+mod copies;
 mod reopen;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,8 @@ pub struct Partitions {
     image: watch::Sender<Arc<ClusterImage>>,
     /// Partitions whose log was here once and is gone; until the metadata shows that the controller knows.
     lost: Mutex<BTreeSet<TopicPartition>>,
+    /// Partitions whose log may lack what it has acknowledged; until the controller does not count on it.
+    doubtful: Mutex<BTreeSet<TopicPartition>>,
     /// Whose logs could not be opened for want of space on the disk.
     want_space: Mutex<BTreeSet<TopicPartition>>,
     deletions: TaskTracker,
@@ -111,6 +114,7 @@ impl Partitions {
             map: RwLock::default(),
             image: watch::Sender::default(),
             lost: Mutex::default(),
+            doubtful: Mutex::default(),
             want_space: Mutex::default(),
             deletions: TaskTracker::new(),
         };
@@ -138,6 +142,9 @@ impl Partitions {
         match (opened, &*flusher) {
             (Ok((log, report)), Some(flusher)) => {
                 tell_recovery(tp, &report);
+                if log.doubt().is_some() {
+                    ignore_poison(self.doubtful.lock()).insert(tp);
+                }
                 Partition::new(tp, Arc::clone(&self.env), log, Arc::clone(&dir.data_dir), flusher)
             }
             (Ok(_), None) => unusable("the broker is shutting down"),
@@ -262,25 +269,7 @@ impl Partitions {
         self.open_assigned(to_open).await;
         self.drop_partitions(to_drop, &before, image);
         self.image.send_replace(Arc::clone(image));
-        let knows =
-            |tp: &TopicPartition| image.partition(*tp).is_none_or(|state| state.storage_lost.contains(&self.env.me));
-        ignore_poison(self.lost.lock()).retain(|tp| !knows(tp));
-    }
-
-    /// A replica that the controller counts as a copy, and whose folder is not there: a disk was replaced, or the folder
-    /// removed. It must not pass for a copy, empty as it is.
-    fn note_lost(&self, to_open: &[(TopicPartition, &PartitionState, Assignment)]) {
-        let me = self.env.me;
-        let counts = |state: &PartitionState| {
-            [&state.isr, &state.elr, &state.last_known_elr].iter().any(|list| list.contains(&me))
-        };
-        let is_here = |tp| self.dirs.iter().any(|dir| dir.data_dir.has_partition(tp));
-        let lost = to_open.iter().filter(|(tp, state, _)| counts(state) && !is_here(*tp));
-        let lost: BTreeSet<_> = lost.map(|(tp, ..)| *tp).collect();
-        if !lost.is_empty() {
-            tracing::warn!(partitions = lost.len(), first = ?lost.first(), "partitions without a folder: starting anew");
-        }
-        *ignore_poison(self.lost.lock()) = lost;
+        self.forget_what_is_known(image);
     }
 
     async fn open_assigned(&self, to_open: Vec<(TopicPartition, &PartitionState, Assignment)>) {
@@ -354,11 +343,6 @@ impl Partitions {
     pub fn unusable(&self) -> BTreeSet<TopicPartition> {
         let map = self.all();
         map.iter().filter(|(_, partition)| partition.unusable_because().is_some()).map(|(tp, _)| *tp).collect()
-    }
-
-    /// Every partition whose log was here once and is gone, and of which the controller has yet to know.
-    pub fn lost(&self) -> BTreeSet<TopicPartition> {
-        ignore_poison(self.lost.lock()).clone()
     }
 
     /// The log ends that an unclean election waits for, as far as they are certain.
@@ -459,6 +443,12 @@ fn last_run(opened: &[(Arc<DataDir>, OpenedDataDir)]) -> Result<LastRun, StartEr
 fn tell_recovery(tp: TopicPartition, report: &RecoveryReport) {
     if !report.damage.is_empty() {
         tracing::error!(partition = %tp, damage = ?report.damage, "damaged below what was synced; to be healed from a peer");
+    } else if report.good_after_cut {
+        tracing::error!(
+            partition = %tp, cut_bytes = report.cut_bytes, cut_because = ?report.cut_because,
+            "cut off after an unclean stop, with sound batches in it: what was synced may be damaged, so this is no full copy \
+             until it is in sync again"
+        );
     } else if report.cut_bytes > 0 {
         tracing::warn!(
             partition = %tp, cut_bytes = report.cut_bytes, cut_because = ?report.cut_because,
@@ -474,6 +464,7 @@ fn view_of(state: &PartitionState) -> PartitionView {
         replicas: state.replicas.clone(),
         isr: state.isr.clone(),
         elr: state.elr.clone(),
+        unusable: state.unusable.clone(),
         leader: state.leader,
         leader_epoch: state.leader_epoch,
         partition_epoch: state.partition_epoch,

@@ -185,6 +185,9 @@ pub enum Command {
         /// Storage lost: not a copy any more.
         #[serde(default)]
         lost: BTreeSet<TopicPartition>,
+        /// Recovery cut the log where synced records may have been: not to pass for a full copy.
+        #[serde(default)]
+        doubtful: BTreeSet<TopicPartition>,
     },
     /// A block of producer ids that nobody was or will be given besides. Each asking gets another.
     AllocateProducerIds {

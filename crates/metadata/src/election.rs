@@ -4,7 +4,7 @@
 //! configuration changes can't disagree. Source: KIP-966 (eligible leader replicas, unclean recovery), KIP-841.
 
 use highwater_types::mutation::{self, Mutation};
-use highwater_types::{BrokerId, UncleanElection};
+use highwater_types::{BrokerId, LeaderEpoch, UncleanElection};
 
 use crate::image::{PartitionState, ReplicaLogEnd, UncleanReport};
 
@@ -97,6 +97,7 @@ pub(crate) fn settle(
     // again, it would cost the leader that it made.
     let heard = unclean.as_ref().map(|report| report.chosen.broker);
     next.storage_lost.retain(|b| !isr.contains(b) || heard == Some(*b));
+    next.doubtful.retain(|b| !isr.contains(b));
     next.isr = isr;
     if leader != old.leader {
         next.leader = leader;
@@ -132,7 +133,8 @@ fn policy_of(state: &PartitionState, configured: UncleanElection) -> UncleanElec
 }
 
 /// Whether the policy lets a partition without a leader be led by a replica that may lack committed records, once the
-/// log ends are known. A single replica that still has its storage may always: nobody who has more can ever return.
+/// log ends are known. A single replica that still has its storage may always, and so may those in doubt once all who had
+/// the committed records are in doubt or have lost their storage: nobody who has more can ever return.
 pub(crate) fn unclean_may_come(
     state: &PartitionState,
     policy: UncleanElection,
@@ -142,10 +144,20 @@ pub(crate) fn unclean_may_come(
     state.leader.is_none()
         && state.replicas.iter().any(|b| active(*b))
         && match policy_of(state, policy) {
-            UncleanElection::None => state.replicas.len() == 1 && state.storage_lost.is_empty() && copies_gone,
+            UncleanElection::None => {
+                let is_single = state.replicas.len() == 1 && state.storage_lost.is_empty();
+                copies_gone && (is_single || only_doubtful_left(state))
+            }
             UncleanElection::Balanced => copies_gone,
             UncleanElection::Proactive => true,
         }
+}
+
+/// Of those who had every committed record, whoever still has its storage is in doubt: one of them at least has them all,
+/// unless all of their disks are at fault, and then it is the one whose log goes furthest (T43).
+fn only_doubtful_left(state: &PartitionState) -> bool {
+    let mut left = state.last_known_elr.iter().filter(|b| !state.storage_lost.contains(b)).peekable();
+    left.peek().is_some() && left.all(|b| state.doubtful.contains(b))
 }
 
 /// The choice of an unclean election by (leader epoch, LEO), once everybody it waits for has said where its log ends.
@@ -154,16 +166,24 @@ fn choose_unclean(offline: &PartitionState, rules: &Rules<'_>) -> Option<Unclean
         return None;
     }
     let end_of = |b: BrokerId| offline.log_ends.iter().find(|end| end.broker == b).copied();
-    let there = |b: BrokerId| (rules.active)(b) && !offline.unusable.contains(&b);
     let policy = policy_of(offline, rules.unclean);
-    if policy != UncleanElection::Proactive && offline.last_known_elr.iter().any(|b| !(rules.active)(*b)) {
+    let may_have_more = |b: &BrokerId| !offline.storage_lost.contains(b) && !(rules.active)(*b);
+    if policy != UncleanElection::Proactive && offline.last_known_elr.iter().any(may_have_more) {
         return None;
     }
-    let mut candidates = Vec::new();
-    for broker in offline.replicas.iter().copied().filter(|b| there(*b)) {
+    // Without a policy nobody who was behind leads: what was deleted meanwhile would come back.
+    let had_all = |b: &BrokerId| offline.last_known_elr.contains(b) && !offline.storage_lost.contains(b);
+    let may_lead = |b: &BrokerId| (rules.active)(*b) && (policy != UncleanElection::None || had_all(b));
+    let able: Vec<BrokerId> = offline.replicas.iter().copied().filter(may_lead).collect();
+    let is_usable = |b: &BrokerId| !offline.unusable.contains(b);
+    // One that is damaged besides leads where there is no other.
+    let damaged_too = !able.iter().any(is_usable) && policy == UncleanElection::None;
+    let mut candidates = Vec::with_capacity(able.len());
+    for broker in able.into_iter().filter(|b| damaged_too || is_usable(b)) {
         candidates.push(end_of(broker)?);
     }
     // The first of equals in the order of the replicas.
+    let rank = |end| rank(end, offline.leader_epoch);
     let chosen = candidates.iter().copied().reduce(|best, end| if rank(end) > rank(best) { end } else { best })?;
     let others = offline.log_ends.iter().copied().filter(|end| end.broker != chosen.broker).collect();
     let copies = offline.elr.iter().chain(&offline.last_known_elr).copied();
@@ -171,6 +191,8 @@ fn choose_unclean(offline: &PartitionState, rules: &Rules<'_>) -> Option<Unclean
     Some(UncleanReport { leader_epoch: offline.leader_epoch, chosen, others, not_heard })
 }
 
-fn rank(end: ReplicaLogEnd) -> impl Ord {
-    (end.last_epoch, end.log_end_offset)
+/// An epoch that has never been is a flipped bit: no CRC covers it.
+fn rank(end: ReplicaLogEnd, newest: LeaderEpoch) -> impl Ord {
+    let epoch = if end.last_epoch > newest { LeaderEpoch::NONE } else { end.last_epoch };
+    (epoch, end.log_end_offset)
 }

@@ -124,7 +124,7 @@ pub struct PartitionState {
     /// stands still while the ISR is below `min.insync.replicas`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elr: Vec<BrokerId>,
-    /// Members that fell out of ISR ∪ ELR (by an unclean restart, lost storage) since the ISR fell below
+    /// Members that fell out of ISR ∪ ELR (by an unclean restart, lost storage, doubt) since the ISR fell below
     /// `min.insync.replicas`: they may have committed records that nobody else has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_known_elr: Vec<BrokerId>,
@@ -145,6 +145,10 @@ pub struct PartitionState {
     /// Replicas whose storage was replaced or lost: they hold nothing of the past until they join the ISR anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storage_lost: Vec<BrokerId>,
+    /// Replicas that had to cut their log after an unclean stop where synced records may have been (T43): they are no full
+    /// copies until they join the ISR anew. Where nobody else is left, the best of them leads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubtful: Vec<BrokerId>,
     /// An unclean election was asked for, whatever the topic's policy, until somebody leads.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unclean_asked: bool,
@@ -175,6 +179,7 @@ impl PartitionState {
             unusable: Vec::new(),
             unsynced: Vec::new(),
             storage_lost: Vec::new(),
+            doubtful: Vec::new(),
             unclean_asked: false,
             log_ends: Vec::new(),
             unclean: None,

@@ -10,7 +10,9 @@
 //! - every ISR member is unfenced; a fenced broker leads nothing;
 //! - ISR and ELR are disjoint; the ELR is empty while the ISR has `min.insync.replicas` members or more;
 //! - the last copy never leaves ISR ∪ ELR unseen: what leaves them both stays named in `last_known_elr`;
-//! - an unclean election comes by the topic's policy, or because it was asked for since there was a leader;
+//! - an unclean election comes by the topic's policy, because it was asked for since there was a leader, or where all who
+//!   had the committed records and still have their storage are in doubt;
+//! - a replica in doubt leads by such an election only, or by joining the ISR first (T43);
 //! - leader epochs, partition epochs, broker epochs and the version only grow.
 //!
 //! Pure: no clock, no randomness (a seed is an argument), no I/O.

@@ -33,6 +33,7 @@ impl Bench {
             leader: Some(ids[0]),
             leader_epoch: EPOCH,
             partition_epoch: PartitionEpoch::new(0),
+            unusable: Vec::new(),
             recovering: false,
         };
         let alive: BTreeMap<_, _> = ids.iter().map(|id| (*id, BrokerEpoch::new(1))).collect();

@@ -9,6 +9,8 @@ pub struct PartitionView {
     pub isr: Vec<BrokerId>,
     /// Eligible leader replicas (KIP-966): outside the ISR, yet with every committed record.
     pub elr: Vec<BrokerId>,
+    /// Replicas whose disk can't serve the partition, by what they say: they can't join the ISR.
+    pub unusable: Vec<BrokerId>,
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,

@@ -1,5 +1,5 @@
 //! What a log must know that its batches don't say: its start offset, how far it is known to be synced (the recovery
-//! point), the high watermark, and how it was closed.
+//! point), the high watermark, how it was closed, and whether recovery cut it where it may have been synced.
 //!
 //! One file of two slots, each with a CRC and a sequence number. It is written (not synced) after every sync of the
 //! log, so that after kill -9 the recovery point is exact, and synced now and then, so that after power loss it is near.
@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub high_watermark: Offset,
     /// Where the log ended when it was closed in order; `None` while it is open.
     pub closed_at: Option<Offset>,
+    /// Recovery cut the log here although sound batches followed, and nobody has been told yet ([`crate::Log::doubt`]).
+    pub doubt: Option<Offset>,
 }
 
 impl Checkpoint {
@@ -47,6 +49,8 @@ impl Checkpoint {
             put(&offset.get().to_be_bytes());
         }
         put(&self.closed_at.map_or(-1, Offset::get).to_be_bytes());
+        // One more than the offset, for slots from before there was such a thing have zeroes here.
+        put(&self.doubt.map_or(0, |from| from.get().saturating_add(1)).to_be_bytes());
         let crc = crc32c::crc32c(&slot[..SLOT_LEN - 4]);
         slot[SLOT_LEN - 4..].copy_from_slice(&crc.to_be_bytes());
         slot
@@ -65,6 +69,7 @@ impl Checkpoint {
             recovery_point: offset(2)?,
             high_watermark: offset(3)?,
             closed_at: offset(4),
+            doubt: number(5).and_then(|next| next.checked_sub(1)).filter(|from| *from >= 0).map(Offset::new),
         };
         Some((number(0)? as u64, checkpoint))
     }

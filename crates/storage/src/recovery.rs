@@ -3,6 +3,10 @@
 //! Up to the recovery point everything was synced: what is wrong there is damage, kept and reported, never cut.
 //! Above it a torn tail is what an unclean stop leaves: it is cut at the first fault. Offsets that are missing below the
 //! recovery point (a file cut short or lost) are damage too, and the log goes on behind them.
+//!
+//! **Invariant**: the recovery point trails what was synced, so a fault above it may be damage after all. Where sound batches
+//! follow, either can be: the log is cut, and in doubt ([`crate::Log::doubt`]), which is on the disk before the cut (T43).
+//! Without any the fault is at the log's end, where torn writes are.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -42,7 +46,7 @@ pub struct RecoveryReport {
     pub cut_bytes: u64,
     /// Why they were cut.
     pub cut_because: Option<Fault>,
-    /// Good batches followed the cut: parts of the unsynced tail arrived out of order, or an unsynced batch was damaged.
+    /// Sound batches followed the cut: parts of the unsynced tail arrived out of order, or what was synced is damaged.
     pub good_after_cut: bool,
     /// Damage below the recovery point.
     pub damage: Vec<DamagedRange>,
@@ -53,6 +57,7 @@ struct Recovery<'a> {
     dir: &'a Arc<Path>,
     config: &'a LogConfig,
     checkpoint: Checkpoint,
+    checkpoint_file: CheckpointFile,
     epochs: EpochHistory,
     report: RecoveryReport,
     /// Of the last batch that was scanned. Above the recovery point an older one is what a truncation had cut off,
@@ -96,6 +101,7 @@ pub(crate) fn recover(
         dir,
         config,
         checkpoint,
+        checkpoint_file,
         epochs: replayed.history,
         report: RecoveryReport::default(),
         latest_epoch: LeaderEpoch::NONE,
@@ -132,8 +138,9 @@ pub(crate) fn recover(
         high_watermark: checkpoint.high_watermark.min(end).max(start),
         epochs: recovery.epochs,
         epoch_file,
-        checkpoint: checkpoint_file,
+        checkpoint: recovery.checkpoint_file,
         damage: recovery.report.damage.clone(),
+        doubt: recovery.checkpoint.doubt,
         written: recovery.written,
     };
     let report = recovery.report;
@@ -243,16 +250,20 @@ impl Recovery<'_> {
             }
             // Where the segments before end; a log starts with its first segment, or at its start if that is lost.
             let expected = parts.last().map_or_else(|| base.min(start), |part: &Part| part.end);
-            if cut || (base != expected && base.max(expected) > recovery_point) {
+            if !cut && base != expected && base.max(expected) > recovery_point {
+                self.report.cut_because = Some(Fault::Offset { expected, found: base });
+                self.note_cut(expected, self.holds_batches(&bases[index..])?)?;
+                cut = true;
+            }
+            if cut {
                 self.report.cut_bytes += self.disk.open(&segment.log_path(), OpenMode::Read)?.len()?;
                 remove_files(self.disk, &segment.paths())?;
-                cut = true;
                 continue;
             }
             if base != expected {
                 self.bridge(&mut parts, expected, base)?;
             }
-            let part = self.scan_segment(segment, next_base, &mut cut)?;
+            let part = self.scan_segment(segment, &bases[index + 1..], &mut cut)?;
             parts.push(part);
         }
         let end = parts.last().map_or(start, |part| part.end);
@@ -297,14 +308,14 @@ impl Recovery<'_> {
     }
 
     /// Completes a segment's index, checking CRCs from the recovery point on and headers from the last index entry on.
-    fn scan_segment(&mut self, segment: Arc<Segment>, next_base: Option<Offset>, cut: &mut bool) -> io::Result<Part> {
+    fn scan_segment(&mut self, segment: Arc<Segment>, later: &[Offset], cut: &mut bool) -> io::Result<Part> {
         let recovery_point = self.checkpoint.recovery_point;
         let file = self.disk.open(&segment.log_path(), OpenMode::ReadWrite)?;
         let len = file.len()?;
         let mut index = Indexer::load(self.disk, &segment, len)?;
         let (offset, position) = self.scan_start(&*file, &segment, &mut index, len)?;
         // Below the recovery point a segment ends at the next one's base, whatever its file says.
-        let synced_end = next_base.filter(|next| *next <= recovery_point);
+        let synced_end = later.first().copied().filter(|next| *next <= recovery_point);
         let interval = self.config.index_interval_bytes;
         // The log's start can lie inside a batch, and the recovery point with it.
         let boundary = Some(recovery_point).filter(|point| *point > self.checkpoint.start_offset);
@@ -353,8 +364,9 @@ impl Recovery<'_> {
                 Found::Bad(fault) => {
                     let position = scanner.position();
                     self.report.cut_bytes += len - position;
-                    self.report.good_after_cut |= scanner.resync(Offset::MAX)?.is_some();
                     self.report.cut_because = Some(fault);
+                    let good_after = scanner.resync(Offset::MAX)?.is_some() || self.holds_batches(later)?;
+                    self.note_cut(scanner.expected(), good_after)?;
                     file.truncate(position)?;
                     *cut = true;
                     break;
@@ -363,6 +375,34 @@ impl Recovery<'_> {
         }
         let (end, position) = (scanner.expected(), scanner.position());
         Ok(Part { segment, index, end, len: position })
+    }
+
+    /// Whether a segment that starts at one of these offsets has a sound batch.
+    fn holds_batches(&self, bases: &[Offset]) -> io::Result<bool> {
+        for base in bases {
+            let segment = Segment::new(self.dir.clone(), *base);
+            let file = self.disk.open(&segment.log_path(), OpenMode::Read)?;
+            let mut scanner = Scanner::new(&*file, 0, *base, file.len()?);
+            match scanner.peek()? {
+                Found::End => {}
+                Found::Batch { .. } => return Ok(true),
+                Found::Bad(_) if scanner.resync(Offset::MAX)?.is_some() => return Ok(true),
+                Found::Bad(_) => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// The log is about to be cut at `end`. A doubt is on the disk before that, for the next scan finds no fault any more.
+    fn note_cut(&mut self, end: Offset, good_after: bool) -> io::Result<()> {
+        self.report.good_after_cut |= good_after;
+        let is_news = self.checkpoint.doubt.is_none_or(|known| end < known);
+        if !good_after || !is_news || mutation::is_on(Mutation::DamageCutSilently) {
+            return Ok(());
+        }
+        self.checkpoint = Checkpoint { doubt: Some(end), closed_at: None, ..self.checkpoint };
+        self.checkpoint_file.write_durably(self.checkpoint)?;
+        self.disk.sync_dir_blocking(self.dir)
     }
 
     /// From where to scan: the last index entry that is at or below the recovery point and holds.

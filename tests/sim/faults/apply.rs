@@ -275,7 +275,8 @@ impl Wreckage {
     }
 }
 
-/// In a segment that was synced long ago: above the recovery point a flip can't be told from a torn write.
+/// Not near the log's end, where a flip can't be told from a torn write. Above the recovery point it can't either, but sound
+/// batches follow it.
 fn flip_bit(disk: &SimDisk) {
     let mut logs: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for file in disk.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")) {

@@ -307,6 +307,14 @@ impl ClusterLink {
         }
     }
 
+    /// All partitions whose log this broker can't vouch for, and which the controller takes for full copies.
+    pub fn set_doubtful(&self, doubtful: impl IntoIterator<Item = TopicPartition>) {
+        let doubtful = doubtful.into_iter().collect();
+        if self.shared.report(|report| std::mem::replace(&mut report.doubtful, doubtful) != report.doubtful) {
+            self.shared.wake.notify_one();
+        }
+    }
+
     /// Where logs end that an unclean election waits for ([`ClusterImage::awaited_log_ends`]). To be said once nothing is
     /// appended to them any more; repeated until the image shows it.
     pub fn report_log_ends(&self, ends: impl IntoIterator<Item = PartitionLogEnd>) {

@@ -12,6 +12,7 @@ pub(super) struct Report {
     pub wants_shutdown: bool,
     pub unusable: BTreeSet<TopicPartition>,
     pub lost: BTreeSet<TopicPartition>,
+    pub doubtful: BTreeSet<TopicPartition>,
     pub log_ends: BTreeMap<TopicPartition, PartitionLogEnd>,
 }
 
@@ -30,6 +31,7 @@ impl Report {
             log_ends: log_ends.collect(),
             unusable: self.unusable.iter().map(|tp| (*tp).into()).collect(),
             lost: self.lost.iter().map(|tp| (*tp).into()).collect(),
+            doubtful: self.doubtful.iter().map(|tp| (*tp).into()).collect(),
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Damage, and healing it with what the leader has.
+//! Damage, and healing it with what the leader has; doubt.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use highwater_record::Batch;
 use highwater_storage::{DamagedRange, HealJob, Healed};
-use highwater_types::{BrokerId, LeaderEpoch};
+use highwater_types::{BrokerId, LeaderEpoch, UncleanElection};
 
 use super::{Partition, PartitionError, Role, Storage};
 
@@ -15,6 +17,30 @@ impl Partition {
         match (&state.storage, &state.role) {
             (Storage::Open(log), Role::Follower(follower)) => {
                 Some((log.damage()?, follower.leader()?, follower.view().leader_epoch))
+            }
+            _ => None,
+        }
+    }
+
+    /// As leader: the first damaged range, with the leader epoch and the time, if the topic goes on without what can't be had.
+    pub(crate) fn damaged_as_leader(&self) -> Option<(DamagedRange, LeaderEpoch, Duration)> {
+        let state = self.lock();
+        match (&state.storage, &state.role) {
+            (Storage::Open(log), Role::Leader(leader)) if state.config.unclean_election != UncleanElection::None => {
+                Some((log.damage()?, leader.leader_epoch(), self.env.clock.now()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What to heal a damaged range with in place of what is lost: only if this broker leads in `epoch`, and every other replica
+    /// has shown since `noted`, when the range was known as damaged, that it does not have it either.
+    pub(crate) fn to_give_up(&self, range: DamagedRange, epoch: LeaderEpoch, noted: Duration) -> Option<Vec<Batch>> {
+        match &*self.lock() {
+            super::State { storage: Storage::Open(log), role: Role::Leader(leader), .. }
+                if leader.leader_epoch() == epoch && leader.is_only_copy_from(range.start, noted) =>
+            {
+                Some(log.fillers_for(range)).filter(|fillers| !fillers.is_empty())
             }
             _ => None,
         }
@@ -42,6 +68,13 @@ impl Partition {
     pub fn abandon_heal(&self) {
         if let Storage::Open(log) = &mut self.lock().storage {
             log.abandon_heal();
+        }
+    }
+
+    /// The controller does not count on this replica's log, or not any more ([`highwater_storage::Log::doubt`]).
+    pub(crate) fn doubt_is_known(&self) {
+        if let Storage::Open(log) = &mut self.lock().storage {
+            log.doubt_is_known();
         }
     }
 

@@ -1,8 +1,12 @@
 //! Gets back from leaders what this broker's disks have damaged (T43, P6): followers only, one range after the other.
 //!
+//! A leader whose followers are held up by damage, for they need what nobody but it has had, gives up those offsets and nothing
+//! else, where the topic's policy is to go on without what is lost (an unclean election made it leader). It says so.
+//!
 //! What is damaged was synced once; it is fetched as any reader would fetch it, so it is committed at the leader, and it is
 //! written where it was. Who leads a partition that is damaged here is the controller's business: it has been told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +14,7 @@ use highwater_protocol::v1::data_client::DataClient;
 use highwater_protocol::{MESSAGE_SIZE_MAX, topic_id_bytes, v1};
 use highwater_record::{Batch, split_prefix};
 use highwater_storage::DamagedRange;
-use highwater_types::{BrokerId, LeaderEpoch};
+use highwater_types::{BrokerId, LeaderEpoch, TopicPartition};
 use tokio::time::MissedTickBehavior;
 
 use super::Outside;
@@ -25,9 +29,12 @@ const BYTES_AT_ONCE: u32 = 4 << 20;
 pub(super) async fn run(core: Arc<Core>, outside: Arc<Outside>) {
     let mut interval = tokio::time::interval(LOOK_PERIOD);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut noted = BTreeMap::new();
     loop {
         interval.tick().await;
-        for tp in core.partitions.unusable() {
+        let unusable = core.partitions.unusable();
+        noted.retain(|tp, _| unusable.contains(tp));
+        for tp in unusable {
             let Ok(partition) = core.partitions.find(tp) else { continue };
             while let Some((range, leader, leader_epoch)) = partition.to_heal() {
                 if let Err(why) = heal(&core, &outside, &partition, range, leader, leader_epoch).await {
@@ -35,7 +42,31 @@ pub(super) async fn run(core: Arc<Core>, outside: Arc<Outside>) {
                     break;
                 }
             }
+            give_up(&partition, &mut noted).await;
         }
+    }
+}
+
+/// When a leader's damage was first seen here: what followers say later they say knowing of it.
+type Noted = BTreeMap<TopicPartition, (DamagedRange, LeaderEpoch, Duration)>;
+
+async fn give_up(partition: &Arc<Partition>, noted: &mut Noted) {
+    let tp = partition.tp();
+    let Some((range, epoch, now)) = partition.damaged_as_leader() else {
+        noted.remove(&tp);
+        return;
+    };
+    let since = match noted.get(&tp) {
+        Some((known, in_epoch, since)) if (known.start, *in_epoch) == (range.start, epoch) => *since,
+        _ => {
+            noted.insert(tp, (range, epoch, now));
+            return;
+        }
+    };
+    let Some(fillers) = partition.to_give_up(range, epoch, since) else { return };
+    match replace(partition, range, fillers).await {
+        Ok(()) => tracing::error!(partition = %tp, %range, "damaged, and no replica has another copy: given up"),
+        Err(why) => tracing::warn!(partition = %tp, %range, why, "not given up yet"),
     }
 }
 
@@ -49,6 +80,10 @@ async fn heal(
     leader_epoch: LeaderEpoch,
 ) -> Result<(), String> {
     let batches = fetch(core, outside, partition, range, leader, leader_epoch).await?;
+    replace(partition, range, batches).await
+}
+
+async fn replace(partition: &Arc<Partition>, range: DamagedRange, batches: Vec<Batch>) -> Result<(), String> {
     let job = partition.begin_heal(range).map_err(|error| error.to_string())?;
     match job.run(batches).await {
         Ok(healed) => match partition.finish_heal(healed) {

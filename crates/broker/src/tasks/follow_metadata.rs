@@ -45,6 +45,7 @@ pub(super) async fn run(core: Arc<Core>, link: ClusterLink) {
 fn report(core: &Core, link: &ClusterLink) {
     link.set_unusable(core.partitions.unusable());
     link.set_lost(core.partitions.lost());
+    link.set_doubtful(core.partitions.doubtful());
 }
 
 /// Before anything is stored for it, the data dirs are this cluster's.

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use highwater_metadata::Record;
+use highwater_metadata::{ClusterImage, Record};
 use highwater_protocol::v1::Acks;
 use highwater_storage::sim::{Crash, SimDisk, SimLatency};
-use highwater_types::{BrokerEpoch, ErrorCode};
+use highwater_types::{BrokerEpoch, ErrorCode, TopicPartition};
 
 use super::harness::*;
 
 /// Starts again on the same disk, with the same topics.
-async fn restart(disk: SimDisk, image: highwater_metadata::ClusterImage) -> TestBroker {
+async fn restart(disk: SimDisk, image: ClusterImage) -> TestBroker {
     TestBroker::start_with_image(disk, image, |_| {}).await
 }
 
@@ -134,18 +134,43 @@ async fn a_replica_whose_folder_is_gone_does_not_pass_for_a_copy() {
     let mut test = TestBroker::start().await;
     let tp = partition_of(test.topic(1, &[ME, 2], &[]).await, 0);
     test.produce_to(tp, Acks::Leader, batch(&["a"])).await;
-    let image = test.image.clone();
+    let image = eligible_behind_another(&test, tp);
     let disk = test.kill().await;
     disk.mount().remove_dir_all(&PathBuf::from(format!("/data/{tp}"))).unwrap();
-    let mut image = image;
-    let mut state = image.partition(tp).unwrap().clone();
-    (state.leader, state.isr, state.elr) = (Some(broker(2)), vec![broker(2)], vec![broker(ME)]);
-    (state.leader_epoch, state.partition_epoch) = (state.leader_epoch.next(), state.partition_epoch.next());
-    image.replay(&Record::PartitionChanged { partition: tp, state }).unwrap();
     let mut test = restart(disk, image).await;
     assert_eq!(test.core.partitions.lost(), [tp].into());
     test.change(tp, |state| state.storage_lost = vec![broker(ME)]).await;
     assert!(test.core.partitions.lost().is_empty(), "the controller knows");
+}
+
+/// The image once the other one leads, and this broker may.
+fn eligible_behind_another(test: &TestBroker, tp: TopicPartition) -> ClusterImage {
+    let mut image = test.image.clone();
+    let mut state = image.partition(tp).unwrap().clone();
+    (state.leader, state.isr, state.elr) = (Some(broker(2)), vec![broker(2)], vec![broker(ME)]);
+    (state.leader_epoch, state.partition_epoch) = (state.leader_epoch.next(), state.partition_epoch.next());
+    image.replay(&Record::PartitionChanged { partition: tp, state }).unwrap();
+    image
+}
+
+#[tokio::test]
+async fn t43_a_log_that_recovery_cut_among_sound_batches_does_not_pass_for_a_full_copy() {
+    let mut test = TestBroker::start().await;
+    let tp = partition_of(test.topic(1, &[ME, 2], &[]).await, 0);
+    for value in ["a", "b", "c"] {
+        assert_eq!(test.produce_to(tp, Acks::Leader, batch(&[value])).await.error, None);
+    }
+    let image = eligible_behind_another(&test, tp);
+    let disk = test.kill().await;
+    let log = disk.files().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "log")).unwrap();
+    disk.flip_bit(&log, 65, 2).unwrap();
+    let test = restart(disk, image.clone()).await;
+    assert_eq!((test.core.partitions.doubtful(), test.log_end(tp)), ([tp].into(), 0));
+    // It says so until it is heard, over restarts.
+    let mut test = restart(test.kill().await, image).await;
+    assert_eq!(test.core.partitions.doubtful(), [tp].into());
+    test.change(tp, |state| (state.elr, state.doubtful) = (vec![], vec![broker(ME)])).await;
+    assert!(test.core.partitions.doubtful().is_empty(), "the controller knows");
 }
 
 #[tokio::test]

@@ -59,13 +59,15 @@ pub(crate) struct Heartbeat {
     pub storage: StorageReport,
 }
 
-/// What a broker says of its copies that it can't serve.
+/// What a broker says of its copies that it can't serve, or not vouch for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StorageReport {
     /// Damaged or offline: there, but not to lead.
     pub unusable: BTreeSet<TopicPartition>,
     /// Gone: an empty log stands in the place of the copy, which must not count as one.
     pub lost: BTreeSet<TopicPartition>,
+    /// Recovery has cut them where committed records may have been.
+    pub doubtful: BTreeSet<TopicPartition>,
 }
 
 /// What happens to a broker's stream.

@@ -154,9 +154,9 @@ impl Reign {
         let Heartbeat { metadata_version, wants_shutdown, log_ends, storage } = heartbeat;
         // Before it may lead again.
         if self.sessions.note_storage(broker, &storage) {
-            let StorageReport { unusable, lost } = storage;
-            tracing::info!(%broker, ?unusable, ?lost, "what a broker's disks can't serve");
-            self.propose(Command::ReportUnusable { broker, broker_epoch, unusable, lost });
+            let StorageReport { unusable, lost, doubtful } = storage;
+            tracing::info!(%broker, ?unusable, ?lost, ?doubtful, "what a broker's disks can't serve or vouch for");
+            self.propose(Command::ReportUnusable { broker, broker_epoch, unusable, lost, doubtful });
         }
         if state.fenced && !wants_shutdown && self.sessions.has_caught_up(broker, metadata_version) {
             self.propose(Command::UnfenceBroker { broker, broker_epoch });
@@ -287,6 +287,7 @@ impl Reign {
             Ok(Ok(response)) => {
                 tracing::warn!(version = %response.data.version, "decided on an old image; nothing was changed");
                 self.image = controller.applied.image();
+                self.sessions.forget_storage();
                 Err(v1::Error::new(ErrorCode::Conflict, "the metadata changed meanwhile; try again"))
             }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {

@@ -121,6 +121,11 @@ impl Sessions {
         }
     }
 
+    /// What was noted may not have been carried out: it is news again with the next heartbeats, before anybody is unfenced.
+    pub(crate) fn forget_storage(&mut self) {
+        self.brokers.values_mut().for_each(|session| session.storage = None);
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.brokers.values().filter_map(|session| session.deadline).min()
     }
@@ -237,6 +242,20 @@ mod tests {
         assert!(sessions.heard(BROKER, OLD, now + TIMEOUT));
         assert!(!sessions.has_caught_up(BROKER, MetadataVersion::new(8)));
         assert!(sessions.has_caught_up(BROKER, MetadataVersion::new(9)));
+    }
+
+    #[tokio::test]
+    async fn what_a_broker_says_of_its_storage_is_news_once_and_again_if_nothing_came_of_it() {
+        let mut sessions = opened(Instant::now());
+        let tp = highwater_types::TopicPartition::new(
+            highwater_types::TopicId::from_u128(7),
+            highwater_types::PartitionId::new(0),
+        );
+        let report = StorageReport { doubtful: [tp].into(), ..StorageReport::default() };
+        assert!(sessions.note_storage(BROKER, &report));
+        assert!(!sessions.note_storage(BROKER, &report));
+        sessions.forget_storage();
+        assert!(sessions.note_storage(BROKER, &report));
     }
 
     #[tokio::test]

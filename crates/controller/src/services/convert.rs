@@ -76,6 +76,7 @@ pub(super) fn heartbeat(message: BrokerHeartbeat) -> Result<Heartbeat> {
     bounded("log_ends", &message.log_ends)?;
     bounded("unusable", &message.unusable)?;
     bounded("lost", &message.lost)?;
+    bounded("doubtful", &message.doubtful)?;
     let log_ends = message.log_ends.into_iter().map(|end| {
         Ok(PartitionLogEnd {
             partition: partition_of(end.partition)?,
@@ -86,7 +87,11 @@ pub(super) fn heartbeat(message: BrokerHeartbeat) -> Result<Heartbeat> {
     let partitions = |list: Vec<internal::TopicIdPartition>| {
         list.into_iter().map(|partition| partition.topic_partition()).collect::<Result<BTreeSet<_>>>()
     };
-    let storage = StorageReport { unusable: partitions(message.unusable)?, lost: partitions(message.lost)? };
+    let storage = StorageReport {
+        unusable: partitions(message.unusable)?,
+        lost: partitions(message.lost)?,
+        doubtful: partitions(message.doubtful)?,
+    };
     Ok(Heartbeat {
         metadata_version: MetadataVersion::new(message.metadata_version),
         wants_shutdown: message.wants_shutdown,

@@ -48,8 +48,9 @@ pub fn decide(image: &ClusterImage, command: &Command, seed: u64) -> Result<Deci
         Command::ReportLogEnds { broker, broker_epoch, ends } => {
             partitions::report_log_ends(image, *broker, *broker_epoch, ends)
         }
-        Command::ReportUnusable { broker, broker_epoch, unusable, lost } => {
-            partitions::report_unusable(image, *broker, *broker_epoch, unusable, lost)
+        Command::ReportUnusable { broker, broker_epoch, unusable, lost, doubtful } => {
+            let copies = partitions::Copies { unusable, lost, doubtful };
+            partitions::report_unusable(image, *broker, *broker_epoch, &copies)
         }
         Command::CreateTopic { name, partitions, replication_factor, configs, assignments, validate_only } => {
             let shape = topics::Shape { partitions: *partitions, replication_factor: *replication_factor, assignments };

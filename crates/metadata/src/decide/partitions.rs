@@ -160,31 +160,42 @@ pub(super) fn report_log_ends(
     Ok(Decision::new(records, CommandResponse::Done))
 }
 
+/// What a broker says of its copies.
+pub(super) struct Copies<'a> {
+    pub unusable: &'a BTreeSet<TopicPartition>,
+    pub lost: &'a BTreeSet<TopicPartition>,
+    pub doubtful: &'a BTreeSet<TopicPartition>,
+}
+
 pub(super) fn report_unusable(
     image: &ClusterImage,
     broker: BrokerId,
     broker_epoch: BrokerEpoch,
-    unusable: &BTreeSet<TopicPartition>,
-    lost: &BTreeSet<TopicPartition>,
+    copies: &Copies<'_>,
 ) -> Result<Decision, CommandError> {
     broker_of_epoch(image, broker, broker_epoch)?;
     let records = Brokers::of(image).settle_all(|partition, _, next| {
         if !next.replicas.contains(&broker) {
             return None;
         }
-        let (is_unusable, is_lost) = (unusable.contains(&partition), lost.contains(&partition));
-        let is_news = is_lost && !next.storage_lost.contains(&broker);
-        if is_unusable == next.unusable.contains(&broker) && !is_news {
+        let (is_unusable, is_lost) = (copies.unusable.contains(&partition), copies.lost.contains(&partition));
+        let is_newly_lost = is_lost && !next.storage_lost.contains(&broker);
+        // A doubt is as old as the log is open, and whoever is in the ISR has joined it since.
+        let is_newly_doubtful = copies.doubtful.contains(&partition) && next.elr.contains(&broker);
+        if is_unusable == next.unusable.contains(&broker) && !is_newly_lost && !is_newly_doubtful {
             return None;
         }
         next.unusable.retain(|b| *b != broker);
         if is_unusable {
             next.unusable.push(broker);
         }
-        if is_lost && !next.storage_lost.contains(&broker) {
+        if is_newly_lost {
             next.storage_lost.push(broker);
         }
-        Some(if is_lost { vec![broker] } else { Vec::new() })
+        if is_newly_doubtful && !next.doubtful.contains(&broker) {
+            next.doubtful.push(broker);
+        }
+        Some(if is_lost || is_newly_doubtful { vec![broker] } else { Vec::new() })
     });
     Ok(Decision::new(records, CommandResponse::Done))
 }

@@ -195,9 +195,20 @@ impl Cluster {
     }
 
     pub fn report_unusable(&mut self, id: u32, unusable: bool, lost: bool) {
+        self.report_copy(id, unusable, lost, false);
+    }
+
+    pub fn report_copy(&mut self, id: u32, unusable: bool, lost: bool, doubtful: bool) {
         let broker_epoch = self.epoch(id);
         let set = |yes: bool| yes.then(|| self.tp()).into_iter().collect();
-        let (unusable, lost) = (set(unusable), set(lost));
-        self.run(&Command::ReportUnusable { broker: b(id), broker_epoch, unusable, lost }).unwrap();
+        let (unusable, lost, doubtful) = (set(unusable), set(lost), set(doubtful));
+        self.run(&Command::ReportUnusable { broker: b(id), broker_epoch, unusable, lost, doubtful }).unwrap();
+    }
+
+    /// It has stopped uncleanly, and recovery has cut its log where synced records may have been.
+    pub fn restart_in_doubt(&mut self, id: u32) {
+        self.register(id, None, true).unwrap();
+        self.report_copy(id, false, false, true);
+        self.unfence(id);
     }
 }

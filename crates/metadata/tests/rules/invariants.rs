@@ -22,7 +22,7 @@ enum Step {
     ElectUnclean,
     ProducerIds(u32),
     LogEnds { broker: u32, epoch: i32, end: i64 },
-    Unusable { broker: u32, unusable: u8, lost: u8 },
+    Unusable { broker: u32, unusable: u8, lost: u8, doubtful: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,8 +49,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ElectUnclean),
         1 => broker().prop_map(Step::ProducerIds),
         3 => (broker(), -1i32..4, 0i64..9).prop_map(|(broker, epoch, end)| Step::LogEnds { broker, epoch, end }),
-        2 => (broker(), any::<u8>(), any::<u8>())
-            .prop_map(|(broker, unusable, lost)| Step::Unusable { broker, unusable, lost: lost & 1 & (lost >> 1) }),
+        2 => (broker(), any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(broker, unusable, lost, doubtful)| {
+            Step::Unusable { broker, unusable, lost: lost & 1 & (lost >> 1), doubtful }
+        }),
     ]
 }
 
@@ -139,11 +140,12 @@ fn command(image: &ClusterImage, step: &Step, incarnation: u128) -> Option<Comma
                 })
                 .collect(),
         },
-        Step::Unusable { broker, unusable, lost } => Command::ReportUnusable {
+        Step::Unusable { broker, unusable, lost, doubtful } => Command::ReportUnusable {
             broker: b(broker),
             broker_epoch: epoch(broker),
             unusable: picked(broker, unusable),
             lost: picked(broker, lost),
+            doubtful: picked(broker, doubtful),
         },
     })
 }
@@ -156,11 +158,12 @@ fn check(image: &ClusterImage) {
         if let Some(leader) = p.leader {
             assert!(p.isr.contains(&leader) && image.is_unfenced(leader), "{p:?}");
         }
-        for list in [&p.isr, &p.elr, &p.last_known_elr, &p.unusable, &p.unsynced, &p.storage_lost] {
+        for list in [&p.isr, &p.elr, &p.last_known_elr, &p.unusable, &p.unsynced, &p.storage_lost, &p.doubtful] {
             assert!(list.iter().all(|id| p.replicas.contains(id)), "{p:?}");
             assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len(), "{p:?}");
         }
         assert!(p.isr.iter().all(|id| image.is_unfenced(*id)), "{p:?}");
+        assert!(!p.doubtful.iter().any(|id| p.isr.contains(id) || p.elr.contains(id)), "T43: {p:?}");
         assert!(!p.elr.iter().any(|id| p.isr.contains(id)), "{p:?}");
         assert!(!p.last_known_elr.iter().any(|id| p.isr.contains(id) || p.elr.contains(id)), "{p:?}");
         assert!(p.isr.len() < min || (p.elr.is_empty() && p.last_known_elr.is_empty()), "{p:?}");
@@ -202,7 +205,8 @@ fn check_step(before: &ClusterImage, after: &ClusterImage, command: &Command) {
         let was_unclean = new.unclean != old.unclean;
         for gone in old.isr.iter().chain(&old.elr).filter(|id| !copies.contains(id)) {
             let is_distrusted = matches!(command, Command::RegisterBroker(r) if r.broker == *gone)
-                || matches!(command, Command::ReportUnusable { broker, lost, .. } if broker == gone && lost.contains(&tp));
+                || matches!(command, Command::ReportUnusable { broker, lost, doubtful, .. }
+                    if broker == gone && (lost.contains(&tp) || doubtful.contains(&tp)));
             assert!(new.isr.len() >= min || is_distrusted || was_unclean, "{gone} {old:?} {new:?}");
             assert!(new.isr.len() >= min || new.last_known_elr.contains(gone), "{gone} {old:?} {new:?}");
         }
@@ -215,7 +219,14 @@ fn check_step(before: &ClusterImage, after: &ClusterImage, command: &Command) {
         let policy = after.topic(tp.topic).unwrap().config().unclean_election;
         let was_asked =
             old.unclean_asked || matches!(command, Command::ElectLeaders { election: Election::Unclean, .. });
-        assert!(!was_unclean || was_asked || policy != UncleanElection::None || new.replicas.len() == 1);
+        let copies = old.isr.iter().chain(&old.elr).chain(&old.last_known_elr);
+        let only_doubtful_left = copies.clone().all(|id| {
+            let speaks = matches!(command, Command::RegisterBroker(r) if r.broker == *id)
+                || matches!(command, Command::ReportUnusable { broker, .. } if broker == id);
+            old.doubtful.contains(id) || old.storage_lost.contains(id) || speaks
+        });
+        let may_come = was_asked || policy != UncleanElection::None || new.replicas.len() == 1 || only_doubtful_left;
+        assert!(!was_unclean || may_come, "{old:?} {new:?}");
         assert!(!new.unclean_asked || was_asked, "nobody has asked for it: {old:?} {new:?}");
     }
 }
@@ -273,7 +284,9 @@ proptest! {
             let differing = Changes::between(&before, &image);
             prop_assert!(differing.topics.is_subset(&changes.topics) && differing.brokers.is_subset(&changes.brokers));
             // Deciding the same again finds nothing left to do, where the command states an end.
-            if matches!(asked, Command::FenceBroker { .. } | Command::UnfenceBroker { .. } | Command::ReportUnusable { .. }
+            // (Doubt counts in the ELR, and what is unusable is there only after the first time.)
+            let doubts = matches!(&asked, Command::ReportUnusable { doubtful, .. } if !doubtful.is_empty());
+            if !doubts && matches!(asked, Command::FenceBroker { .. } | Command::UnfenceBroker { .. } | Command::ReportUnusable { .. }
                 | Command::BeginControlledShutdown { .. } | Command::ElectPreferred { .. } | Command::RegisterBroker(_)) {
                 let again = decide(&image, &asked, seed);
                 prop_assert!(again.is_ok_and(|d| d.records.is_empty()));

@@ -3,6 +3,7 @@
 
 mod brokers;
 mod cluster;
+mod doubt;
 mod invariants;
 mod partitions;
 mod placement;

@@ -294,6 +294,11 @@ impl Leader {
         let index = spread.checked_rem(able.len() as u64)?;
         able.get(index as usize).copied()
     }
+    /// Whether every other replica has shown, after `since`, that it has nothing from `offset` on: its log is a part of this one
+    /// that ends before, so what this one has there is the only copy there is, now and for good. False for a single replica.
+    pub fn is_only_copy_from(&self, offset: Offset, since: Duration) -> bool {
+        !self.followers.is_empty() && self.followers.values().all(|progress| progress.has_nothing_from(offset, since))
+    }
     /// What is known of each replica, this one included.
     pub fn progress(&self) -> Vec<ReplicaProgress> {
         let own = ReplicaProgress {
@@ -374,8 +379,12 @@ impl Leader {
             && progress.is_caught_up(self.log.end, self.config, self.now)
     }
 
-    /// T8, T10: unfenced, not shutting down, and in the incarnation that fetches.
+    /// T8, T10: unfenced, not shutting down, in the incarnation that fetches, and its disk can serve. The controller refuses a
+    /// proposal for one that may not join, and with it those that may.
     fn is_eligible(&self, broker: BrokerId, progress: &Progress) -> bool {
+        if self.view.unusable.contains(&broker) {
+            return false;
+        }
         if mutation::is_on(Mutation::BrokerEpochNotChecked) {
             return self.alive.contains_key(&broker);
         }

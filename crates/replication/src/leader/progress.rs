@@ -36,6 +36,8 @@ pub(super) struct Progress {
     broker_epoch: BrokerEpoch,
     acknowledged: Option<Acknowledged>,
     log_start: Offset,
+    /// When it last acknowledged anything.
+    heard_at: Duration,
     caught_up_at: Option<Duration>,
     /// Where the leader's log ended at some time after `caught_up_at`.
     mark: Option<(Offset, Duration)>,
@@ -49,6 +51,7 @@ impl Progress {
             broker_epoch: BrokerEpoch::NONE,
             acknowledged: None,
             log_start: Offset::ZERO,
+            heard_at: Duration::ZERO,
             caught_up_at,
             mark: None,
             is_open: false,
@@ -88,6 +91,7 @@ impl Progress {
         let durable = fetch.durable_offset.min(fetch.fetch_offset);
         self.acknowledged = Some(Acknowledged { log_end: fetch.fetch_offset, durable });
         self.log_start = fetch.log_start_offset;
+        self.heard_at = now;
         self.is_open = true;
         self.note_caught_up(leader_end, durability, now);
     }
@@ -103,6 +107,11 @@ impl Progress {
     /// Unless it has acknowledged something: for [`Mutation::TrustIsr`].
     pub(super) fn trust(&mut self, end: Offset) {
         self.acknowledged.get_or_insert(Acknowledged { log_end: end, durable: end });
+    }
+
+    /// It has said after `since`, in this leader epoch, that its log does not go beyond `offset`.
+    pub(super) fn has_nothing_from(&self, offset: Offset, since: Duration) -> bool {
+        self.heard_at > since && self.acknowledged.is_some_and(|a| a.log_end <= offset)
     }
 
     pub(super) fn forget_caught_up(&mut self) {

@@ -39,9 +39,27 @@ pub(super) fn view(isr: &[u32], partition_epoch: i32) -> PartitionView {
         leader: Some(b(1)),
         leader_epoch: e(5),
         partition_epoch: PartitionEpoch::new(partition_epoch),
+        unusable: Vec::new(),
         recovering: false,
     }
 }
+#[test]
+fn what_all_others_lack_has_one_copy_and_each_must_say_so_again() {
+    let mut test = Test::replicated(&[1], 2);
+    assert!(!test.leader.is_only_copy_from(o(90), ms(0)), "nobody has said anything in this epoch");
+    let _ = test.at(ms(10)).fetch(2, 90);
+    assert!(!test.leader.is_only_copy_from(o(90), ms(0)), "3 has not");
+    let _ = test.at(ms(20)).fetch(3, 85);
+    assert!(test.leader.is_only_copy_from(o(90), ms(0)));
+    assert!(!test.leader.is_only_copy_from(o(89), ms(0)), "2 has that");
+    assert!(!test.leader.is_only_copy_from(o(90), ms(10)), "2 may have been sent more since");
+    let _ = test.at(ms(30)).fetch(2, 90);
+    assert!(test.leader.is_only_copy_from(o(90), ms(10)));
+    let alone = PartitionView { replicas: vec![b(1)], ..view(&[1], 8) };
+    let _ = test.on_view(&alone, &[1]);
+    assert!(!test.leader.is_only_copy_from(o(90), ms(0)), "nobody waits for it");
+}
+
 pub(super) fn config(min_insync: usize, durability: Durability) -> LeaderConfig {
     LeaderConfig::new(min_insync, durability, LAG)
 }

@@ -294,6 +294,21 @@ fn a_refused_proposal_is_tried_again_after_a_pause() {
 }
 
 #[test]
+fn a_replica_whose_disk_is_damaged_keeps_nobody_else_out_and_joins_once_it_is_healed() {
+    let mut test = Test::replicated(&[1], 2);
+    let damaged = PartitionView { unusable: vec![b(2)], ..view(&[1], 8) };
+    let _ = test.on_view(&damaged, &[1, 2, 3]);
+    assert_eq!(test.fetch(2, 100), nothing(), "the controller would refuse it, and whoever else is proposed");
+    assert_eq!(members(&test.fetch(3, 100)), [(1, -1), (3, 13)]);
+    let joined = PartitionView { unusable: vec![b(2)], ..view(&[1, 3], 9) };
+    assert_eq!(test.on_view(&joined, &[1, 2, 3]), high_watermark(100));
+    let _ = test.append(120);
+    assert_eq!(test.fetch(3, 120), high_watermark(120), "nobody waits for one that can't join");
+    assert_eq!(test.fetch(2, 120), nothing());
+    assert_eq!(members(&test.on_view(&view(&[1, 3], 10), &[1, 2, 3])), [(1, -1), (3, 13), (2, 12)]);
+}
+
+#[test]
 fn t19_a_leader_of_an_unclean_election_says_that_it_has_recovered() {
     let recovering = PartitionView { recovering: true, ..view(&[1], 7) };
     let log = LogEnds::new(o(0), o(100), o(100));

@@ -36,6 +36,7 @@ impl Controller {
             leader: Some(brokers[0]),
             leader_epoch: LeaderEpoch::FIRST,
             partition_epoch: PartitionEpoch::FIRST,
+            unusable: Vec::new(),
             recovering: false,
         };
         let mut this = Self {

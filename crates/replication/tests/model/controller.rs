@@ -42,6 +42,7 @@ impl Controller {
             leader: Some(replicas[0]),
             leader_epoch: LeaderEpoch::new(0),
             partition_epoch: PartitionEpoch::new(0),
+            unusable: Vec::new(),
             recovering: false,
         };
         let next_broker_epoch = 1 + i64::try_from(replicas.len()).unwrap();

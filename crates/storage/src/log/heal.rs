@@ -1,6 +1,8 @@
 //! Healing: a damaged range is replaced by the batches that the leader has for it. Replicas hold the same bytes but for
 //! what compaction has done to each of them, so as a rule they fit where the damaged ones are; where they don't, the segment is written anew beside and renamed.
 //!
+//! Where nobody has another copy, empty batches take its place ([`Log::fillers_for`]).
+//!
 //! **Invariants**: offsets, and what lies outside the range, stay as they are. A job that a truncation overtook writes nothing
 //! more. A crash half way leaves a damaged range or a healed one. What comes from a leader that has cleaned less is dirty
 //! again ([`Log::cleaned_to`]).
@@ -253,6 +255,21 @@ impl Log {
             index_interval_bytes: self.config.index_interval_bytes,
             allowed,
         })
+    }
+
+    /// What stands for the offsets of a damaged range of which no replica has another copy: empty batches. To heal it with.
+    /// Empty if the leader epochs there are not known.
+    pub fn fillers_for(&self, range: DamagedRange) -> Vec<Batch> {
+        let mut fillers = Vec::new();
+        let mut base = range.start;
+        while base < range.end {
+            let Some(epoch) = self.epochs.epoch_at(base) else { return Vec::new() };
+            let end = self.epochs.end_of(epoch, range.end).map_or(range.end, |(_, end)| end.min(range.end));
+            let Ok(batch) = Batch::from_bytes(filler(base, end, epoch)) else { return Vec::new() };
+            base = batch.header().next_offset();
+            fillers.push(batch);
+        }
+        fillers
     }
 
     /// Takes the result of a heal job. Returns whether it still mattered: a truncation may have overtaken it.

@@ -78,6 +78,8 @@ pub struct Log {
     checkpoint: CheckpointFile,
     cache: Cache,
     damage: Vec<DamagedRange>,
+    /// See [`Log::doubt`].
+    doubt: Option<Offset>,
     producers: Producers,
     compaction: Compaction,
     unsynced: Unsynced,
@@ -102,6 +104,7 @@ pub(crate) struct Recovered {
     pub(crate) epoch_file: EpochFile,
     pub(crate) checkpoint: CheckpointFile,
     pub(crate) damage: Vec<DamagedRange>,
+    pub(crate) doubt: Option<Offset>,
     /// Index files that are to be synced.
     pub(crate) written: Vec<PathBuf>,
 }
@@ -137,6 +140,7 @@ impl Log {
             epoch_file: recovered.epoch_file,
             checkpoint: recovered.checkpoint,
             damage: recovered.damage,
+            doubt: recovered.doubt,
             producers: Producers::default(),
             compaction: Compaction::default(),
             unsynced: Unsynced::default(),
@@ -208,6 +212,19 @@ impl Log {
     pub fn damaged_ranges(&self) -> &[DamagedRange] {
         &self.damage
     }
+    /// Where recovery cut this log, or one before this run, although sound batches followed. Writes that were not synced
+    /// may have reached the disk in any order, and then nothing that counts is gone; or what was synced is damaged, and
+    /// then this log lacks what it has acknowledged. Nothing here tells which (T43): until it is known that the log has
+    /// all that is committed, it is not to pass for a full copy. Outlives restarts, until [`Log::doubt_is_known`].
+    pub fn doubt(&self) -> Option<Offset> {
+        self.doubt
+    }
+
+    /// Whoever decides who may lead knows of the doubt.
+    pub fn doubt_is_known(&mut self) {
+        self.doubt = None;
+    }
+
     /// Whether a failed write or sync has ended all writing to it.
     pub fn is_failed(&self) -> bool {
         matches!(self.state, State::Failed(_))
@@ -261,6 +278,7 @@ impl Log {
                 .max(self.start),
             high_watermark: self.high_watermark,
             closed_at: (self.state == State::Closed).then_some(self.active.end),
+            doubt: self.doubt,
         }
     }
 

@@ -3,6 +3,7 @@
 mod append;
 mod compaction;
 mod damage;
+mod doubt;
 mod producers;
 mod reading;
 mod recovery;

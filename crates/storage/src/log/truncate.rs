@@ -102,8 +102,9 @@ impl Log {
         self.cancel_heal(Offset::ZERO);
         let settled = self.before_cut(Offset::ZERO);
         self.io(settled)?;
+        let doubt = self.doubt;
         let state =
-            Checkpoint { start_offset: offset, recovery_point: offset, high_watermark: offset, closed_at: None };
+            Checkpoint { start_offset: offset, recovery_point: offset, high_watermark: offset, closed_at: None, doubt };
         let written = self.checkpoint.write_durably(state).and_then(|()| self.sync_names());
         self.io(written)?;
         let active = self.segment_at(self.end_offset());

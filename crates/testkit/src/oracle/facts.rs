@@ -258,10 +258,12 @@ impl<'a> Facts<'a> {
         self.topic(topic).removal
     }
 
-    /// Whether each offset of the topic is a record's, as far as the history tells.
+    /// Whether each offset of the topic is a record's, as far as the history tells. Where a power loss may have left one copy of
+    /// a record, that one can be damaged; its offset stays.
     pub fn is_dense(&self, topic: &Arc<str>) -> bool {
         let topic = self.topic(topic);
-        topic.dense && topic.removal != Removal::Compaction
+        let keeps_copies = topic.synced || self.power_losses.is_empty();
+        topic.dense && keeps_copies && topic.removal != Removal::Compaction
     }
 
     /// Whether a record written to `topic` at `at` outlives everything that the history has of faults.

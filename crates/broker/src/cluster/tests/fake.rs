@@ -175,7 +175,8 @@ fn heard(
         log_end_offset: Offset::new(end.log_end_offset),
     });
     let (unusable, lost) = (partitions(&heartbeat.unusable), partitions(&heartbeat.lost));
-    let mut commands = vec![Command::ReportUnusable { broker, broker_epoch, unusable, lost }];
+    let doubtful = partitions(&heartbeat.doubtful);
+    let mut commands = vec![Command::ReportUnusable { broker, broker_epoch, unusable, lost, doubtful }];
     commands.push(Command::ReportLogEnds { broker, broker_epoch, ends: ends.collect() });
     if heartbeat.wants_shutdown {
         commands.push(Command::BeginControlledShutdown { broker, broker_epoch });

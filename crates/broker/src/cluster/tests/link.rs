@@ -222,7 +222,7 @@ async fn damage_and_log_ends_are_reported_until_they_are_known() {
 }
 
 #[tokio::test]
-async fn lost_storage_is_reported_before_the_version_is_claimed() {
+async fn lost_storage_and_doubt_are_reported_before_the_version_is_claimed() {
     let fake = Fake::start(1).await;
     let link = ClusterLink::start(config(&fake.endpoints, 1), Seams::real());
     let image = {
@@ -231,11 +231,12 @@ async fn lost_storage_is_reported_before_the_version_is_claimed() {
     };
     let tp = TopicPartition::new(TopicId::from_u128(5), PartitionId::new(0));
     link.set_lost([tp]);
+    link.set_doubtful([tp]);
     link.set_applied(image.version);
     assert!(within(link.unfenced()).await);
     let heartbeats = fake.state.lock().unwrap().heartbeats.clone();
     let claims = |h: &&highwater_protocol::internal::BrokerHeartbeat| h.metadata_version >= image.version.get();
-    assert!(heartbeats.iter().filter(claims).all(|h| h.lost.len() == 1));
+    assert!(heartbeats.iter().filter(claims).all(|h| h.lost.len() == 1 && h.doubtful.len() == 1));
 }
 
 #[tokio::test]
