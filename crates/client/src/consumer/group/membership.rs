@@ -42,6 +42,8 @@ pub(crate) struct Membership {
     reported: Option<Partitions>,
     /// The next heartbeat states everything.
     state_all: bool,
+    /// What it was told before is void here, and the coordinator may wait to hear that it is given up.
+    forgot_target: bool,
     /// Of the last request: each has its own, so that the coordinator knows one that was overtaken on its way.
     number: u64,
     /// When the heartbeat was sent that is on its way.
@@ -114,6 +116,7 @@ impl Membership {
             target: None,
             reported: None,
             state_all: true,
+            forgot_target: false,
             number: 0,
             in_flight: None,
             holds_until: None,
@@ -164,6 +167,7 @@ impl Membership {
     }
 
     fn rejoin(&mut self) {
+        self.forgot_target = self.epoch != MemberEpoch::FIRST;
         self.state = State::Joining;
         self.epoch = MemberEpoch::FIRST;
         self.state_all = true;
@@ -204,6 +208,7 @@ impl Membership {
         );
         self.holds_until = None;
         self.target = None;
+        self.forgot_target = true;
         self.reported = None;
         self.state_all = true;
         self.lose();
@@ -345,7 +350,8 @@ impl Membership {
             let before = self.target.iter().flatten();
             // It was given these, has not taken them yet, and is to give them up: which it has, and has to say, although what it
             // has is what it said before. Else they are nobody's until the coordinator loses patience.
-            if before.filter(|it| !self.owned.contains(it)).any(|it| !target.contains(it)) {
+            let never_took = before.filter(|it| !self.owned.contains(it)).any(|it| !target.contains(it));
+            if std::mem::take(&mut self.forgot_target) || never_took {
                 self.reported = None;
             }
             self.target = Some(target);
@@ -565,6 +571,19 @@ mod tests {
         member.answer(2, Some(&[0]));
         assert_eq!(stated(&member.sends()), Some(partitions(&[0])));
         member.answer(3, Some(&[0]));
+        assert!(matches!(member.next(), Next::Wait(_)), "once is enough");
+    }
+
+    #[test]
+    fn p5_what_it_lost_unheard_is_said_to_be_free_once_it_is_asked_for() {
+        let mut member = Member::holding(&[0]);
+        member.now += Duration::from_secs(11);
+        let all = member.sends();
+        assert_eq!((all.member_epoch, stated(&all)), (1, Some(partitions(&[]))), "its session may be over");
+        // The coordinator was silent itself. It takes 0 for this member's, and by this answer asks for it.
+        member.answer(1, Some(&[]));
+        assert_eq!(stated(&member.sends()), Some(partitions(&[])), "it has given that up");
+        member.answer(2, Some(&[1]));
         assert!(matches!(member.next(), Next::Wait(_)), "once is enough");
     }
 
