@@ -1,8 +1,9 @@
 //! Single calls to the active controller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_metadata::{Command, CommandResponse};
+use highwater_metadata::{ClusterImage, Command, CommandResponse};
 use highwater_protocol::internal::controller_client::ControllerClient;
 use highwater_protocol::internal::{DescribeQuorumRequest, DescribeQuorumResponse, ExecuteRequest};
 use highwater_protocol::{MESSAGE_SIZE_MAX, code_of, error_from_status, v1};
@@ -19,6 +20,8 @@ pub(super) type Client = ControllerClient<Channel>;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Adding a controller waits until it has caught up.
 const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(30);
+/// When the broker has only just started.
+const FIRST_IMAGE_TIMEOUT: Duration = Duration::from_secs(5);
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -115,6 +118,19 @@ impl ClusterLink {
             () = self.shared.cancel.cancelled() => {}
             () = reached => {}
         }
+    }
+
+    /// The image, once a controller has told of one: before that this broker knows of no topic, and would call all of them unknown
+    /// (T48).
+    pub async fn known_image(&self) -> Result<Arc<ClusterImage>, v1::Error> {
+        const FIRST: MetadataVersion = MetadataVersion::new(1);
+        let _ = tokio::time::timeout(FIRST_IMAGE_TIMEOUT, self.reached(FIRST)).await;
+        Some(self.image()).filter(|image| image.version >= FIRST).ok_or_else(|| {
+            v1::Error::new(
+                ErrorCode::ControllerNotAvailable,
+                "this broker has not heard from a controller yet; ask again",
+            )
+        })
     }
 
     pub async fn describe_quorum(&self) -> Result<DescribeQuorumResponse, v1::Error> {

@@ -106,6 +106,11 @@ impl AdminService {
     }
 
     /// Asks another leader for all its partitions of a topic at once.
+    /// See [`ClusterLink::known_image`].
+    async fn image(&self) -> Result<Arc<ClusterImage>, Status> {
+        self.link.known_image().await.map_err(status_from_error)
+    }
+
     async fn describe_at(
         &self,
         endpoint: Endpoint,
@@ -192,7 +197,7 @@ impl Admin for AdminService {
             Command::DeleteTopic { name: request.name }
         } else {
             let topic = wire_topic_id(&request.topic_id)?;
-            let image = self.link.image();
+            let image = self.image().await?;
             let known = image.topic(topic).ok_or_else(|| status_from_error(unknown_id(topic)))?;
             check_not_internal(known.name.as_str())?;
             if !request.name.is_empty() && request.name != known.name.as_str() {
@@ -237,7 +242,7 @@ impl Admin for AdminService {
         let is_forwarded = is_forwarded(&request);
         let request = request.into_inner();
         let partition = request.topic_partition().map_err(|error| status_from_error(error.into()))?;
-        if let Some(topic) = self.link.image().topic(partition.topic) {
+        if let Some(topic) = self.image().await?.topic(partition.topic) {
             check_not_internal(topic.name.as_str())?;
         }
         let before = match request.before_offset {
@@ -266,7 +271,7 @@ impl Admin for AdminService {
         request: Request<DescribeTopicConfigsRequest>,
     ) -> Result<Response<DescribeTopicConfigsResponse>, Status> {
         let name = request.into_inner().name;
-        let image = self.link.image();
+        let image = self.image().await?;
         let topic = image.topic_by_name(&name).ok_or_else(|| unknown_topic(&name))?;
         let configs = TOPIC_CONFIG_KEYS.iter().map(|info| {
             let set = topic.configs.get(info.key);
@@ -286,7 +291,7 @@ impl Admin for AdminService {
     ) -> Result<Response<DescribePartitionsResponse>, Status> {
         let is_forwarded = is_forwarded(&request);
         let request = request.into_inner();
-        let image = self.link.image();
+        let image = self.image().await?;
         let topic = wire_topic_id(&request.topic_id)?;
         if request.partitions.len() > PARTITIONS_PER_TOPIC_MAX as usize {
             let message = format!("{} partitions were named; no topic has so many", request.partitions.len());

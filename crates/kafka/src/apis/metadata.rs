@@ -1,12 +1,11 @@
 //! Metadata: brokers and topics, as clients of this listener reach them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use highwater_metadata::{ClusterImage, PartitionState, TopicState};
 use highwater_protocol::v1;
 use highwater_protocol::v1::admin_server::Admin;
-use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, MetadataVersion, TopicId, TopicName, is_internal_topic};
+use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, TopicId, TopicName, is_internal_topic};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
@@ -22,8 +21,6 @@ use crate::door::Door;
 use crate::error::{self, By};
 use crate::layout::{Layout, array, int8, text, uuid};
 
-/// For the first image, when the broker has only just started.
-const FIRST_IMAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Topics made on behalf of one request.
 const CREATED_MAX: usize = 100;
 /// Everything that can be done to a topic, as bits by operation: without access control everybody may do it all.
@@ -45,9 +42,6 @@ impl Handler for Metadata {
 
     async fn handle(call: &Call, request: MetadataRequest) -> Result<MetadataResponse, Broken> {
         let link = &call.door.api.link;
-        // T48: an empty cluster would make clients forget their topics.
-        let first = link.reached(MetadataVersion::new(1));
-        tokio::time::timeout(FIRST_IMAGE_TIMEOUT, first).await.map_err(|_| Broken::NotReady)?;
         let topics = request.topics.filter(|topics| call.version > 0 || !topics.is_empty());
         let mut failed = BTreeMap::new();
         if let Some(topics) = &topics

@@ -264,6 +264,7 @@ fn requests_of_transactions_are_walked_to_their_end() {
             .with_state_filters(vec![text("Ongoing")])
             .with_producer_id_filters(vec![7.into()])
             .with_duration_filter(if version >= 1 { 5 } else { -1 })
+            .with_transactional_id_pattern((version >= 2).then(|| text("a.*")))
     });
 }
 

@@ -71,6 +71,23 @@ async fn t48_a_broker_without_an_image_does_not_show_an_empty_cluster() {
 }
 
 #[tokio::test]
+async fn t48_a_broker_without_an_image_does_not_call_topics_unknown() {
+    let fake = Fake::start(1).await;
+    fake.add_broker(7);
+    fake.create_topic("t", &[7], &[("retention.ms", "5")]);
+    fake.set_active(None);
+    let link = start(config(&fake.endpoints, 1));
+    let admin = admin(&link);
+    let asked = || admin.describe_topic_configs(Request::new(DescribeTopicConfigsRequest { name: "t".into() }));
+    let waited = tokio::time::timeout(Duration::from_millis(300), asked()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    let asked = asked();
+    fake.set_active(Some(0));
+    let configs = within(asked).await.unwrap().into_inner().configs;
+    assert!(configs.iter().any(|config| (&*config.key, &*config.value) == ("retention.ms", "5")));
+}
+
+#[tokio::test]
 async fn a_watcher_gets_a_snapshot_and_then_only_what_changed_of_what_it_asked_for() {
     let (fake, link) = unfenced(1).await;
     fake.create_topic("a", &[1], &[]);

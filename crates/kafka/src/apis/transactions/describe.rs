@@ -10,6 +10,7 @@ use kafka_protocol::messages::describe_transactions_response::{TopicData, Transa
 use kafka_protocol::messages::list_transactions_response::TransactionState as ListedTransaction;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
+use regex::{Regex, RegexBuilder};
 use tonic::Request;
 
 use super::super::groups::offsets::find;
@@ -122,23 +123,36 @@ impl Handler for ListTransactions {
     type Request = ListTransactionsRequest;
     type Response = ListTransactionsResponse;
     const KEY: ApiKey = ApiKey::ListTransactions;
-    // Version 2 filters by a regular expression.
-    const VERSIONS: (i16, i16) = (0, 1);
-    const LAYOUT: Layout = Layout { flexible: 0, fields: &[texts(), int64s(), int64().since(1)] };
+    const VERSIONS: (i16, i16) = (0, 2);
+    const LAYOUT: Layout = Layout { flexible: 0, fields: &[texts(), int64s(), int64().since(1), text().since(2)] };
 
     async fn handle(call: &Call, request: ListTransactionsRequest) -> Result<ListTransactionsResponse, Broken> {
         let unknown = request.state_filters.iter().filter(|state| !STATES.contains(&state.as_str()));
         let response = ListTransactionsResponse::default().with_unknown_state_filters(unknown.cloned().collect());
+        let Ok(pattern) = whole(request.transactional_id_pattern.as_deref().unwrap_or_default()) else {
+            return Ok(response.with_error_code(ResponseError::InvalidRegularExpression.code()));
+        };
         let asked = Request::new(v1::ListTransactionsRequest {});
         let now_ms = call.door.api.core.clock.timestamp().get();
         Ok(match answered(call.door.api.coordinator().list_transactions(asked).await) {
             Err(error) => response.with_error_code(error.code()),
             Ok(found) => {
+                let is_named = |it: &v1::TransactionInfo| {
+                    pattern.as_ref().is_none_or(|pattern| pattern.is_match(&it.transactional_id))
+                };
                 let wanted = found.transactions.into_iter().filter(|it| is_wanted(&request, it, now_ms));
-                response.with_transaction_states(wanted.map(listed).collect())
+                response.with_transaction_states(wanted.filter(is_named).map(listed).collect())
             }
         })
     }
+}
+
+/// A pattern of whole names; none if it is empty. What a stranger's takes is bounded.
+fn whole(pattern: &str) -> Result<Option<Regex>, regex::Error> {
+    if pattern.is_empty() {
+        return Ok(None);
+    }
+    RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build().map(Some)
 }
 
 /// Of each filter, none is all.
@@ -162,6 +176,14 @@ fn listed(it: v1::TransactionInfo) -> ListedTransaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_matched_from_end_to_end() {
+        let is_match = |pattern: &str, name| whole(pattern).unwrap().is_none_or(|it| it.is_match(name));
+        assert!(is_match("", "orders-1") && is_match("orders-.*|x", "orders-1"));
+        assert!(!is_match("orders", "orders-1") && !is_match("a|orders", "orders-1"));
+        assert!(whole("(").is_err() && whole("(?:a{1000}){1000}").is_err());
+    }
 
     #[test]
     fn transactions_are_listed_by_state_producer_and_duration() {
