@@ -5,6 +5,7 @@ import time
 
 import aiokafka.admin
 import confluent_kafka.admin
+import kafka
 import kafka.admin
 import pytest
 
@@ -266,3 +267,49 @@ def test_a_compacted_topic_keeps_the_newest_of_each_key(cluster, clients, new_to
         got = read(client)
         assert [it.offset for it in got] == sorted({it.offset for it in got})
         assert {it.key: it.value for it in got} == newest, client.name
+
+
+def test_log_dirs_are_described(cluster, new_topic):
+    topic = new_topic(2)
+    Confluent(cluster.kafka).produce(topic, [Record(b"x" * 1000, partition=0) for _ in range(100)])
+
+    def sizes():
+        """Of each replica of the topic, by broker and partition."""
+        answers = KafkaPythonAdmin(cluster.kafka).call(lambda admin: admin.describe_log_dirs({topic: [0, 1]}))
+        assert all(folder["error_code"] == 0 and folder["total_bytes"] > 0 for it in answers for folder in it["log_dirs"])
+        return {
+            (it["broker"], partition["partition_index"]): partition["partition_size"]
+            for it in answers
+            for folder in it["log_dirs"]
+            for of in folder["topics"]
+            for partition in of["partitions"]
+        }
+
+    # Once the followers have all.
+    until("the same size on all brokers", lambda: len({size for (_, it), size in sizes().items() if it == 0}) == 1)
+    found = sizes()
+    assert set(found) == {(broker, it) for broker in cluster.brokers for it in (0, 1)}
+    assert all(size > 100_000 if partition == 0 else size == 0 for (_, partition), size in found.items())
+
+
+def test_producers_of_a_partition_are_described(cluster, new_topic):
+    topic = new_topic()
+    at = kafka.TopicPartition(topic, 0)
+    producer = kafka.KafkaProducer(bootstrap_servers=cluster.kafka.split(","), transactional_id="described")
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send(topic, b"1", partition=0)
+    producer.send(topic, b"2", partition=0)
+    producer.flush(SOON_S)
+
+    def described():
+        [found] = KafkaPythonAdmin(cluster.kafka).call(lambda admin: admin.describe_producers([at]))[at].active_producers
+        return found
+
+    open_one = described()
+    assert (open_one.last_sequence, open_one.current_transaction_start_offset) == (1, 0)
+    producer.commit_transaction()
+    producer.close()
+    until("the marker", lambda: described().current_transaction_start_offset == -1)
+    ended = described()
+    assert (ended.producer_id, ended.producer_epoch) == (open_one.producer_id, open_one.producer_epoch)

@@ -1,14 +1,17 @@
 """Brokers that die and restart while clients send and read."""
 
 import asyncio
+import json
 import threading
 
 import aiokafka
 import confluent_kafka
+import confluent_kafka.admin
 import kafka
+import kafka.admin
 import pytest
 
-from cluster import until
+from cluster import SOON_S, until
 
 KEYS = 20
 
@@ -195,6 +198,128 @@ def test_a_rolling_restart_fails_no_request_of_a_client(cluster, library, load):
     load.end()
     check_log(library, load)
     reader.end(load.sent)
+
+
+@pytest.mark.parametrize("name", ["confluent-kafka", "kafka-python"])
+def test_leadership_goes_back_where_it_is_preferred_when_an_administrator_asks(cluster, new_topic, name):
+    topic = new_topic()
+    preferred = cluster.describe(topic)["partitions"][0]["replicas"][0]
+    assert cluster.leader(topic) == preferred
+    cluster.brokers[preferred].stop()
+    until("another leader", lambda: cluster.leader(topic) not in (None, preferred))
+    cluster.brokers[preferred].start()
+    until("all replicas in sync", lambda: all_in_sync(cluster, topic))
+    if name == "confluent-kafka":
+        admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": cluster.kafka})
+        at = confluent_kafka.TopicPartition(topic, 0)
+        asked = admin.elect_leaders(confluent_kafka.ElectionType.PREFERRED, [at])
+        [outcome] = asked.result(SOON_S).values()
+        assert outcome is None, outcome
+    else:
+        admin = kafka.admin.KafkaAdminClient(bootstrap_servers=cluster.kafka.split(","))
+        admin.elect_leaders(0, {topic: [0]})
+        admin.close()
+    # Within a second, so not by the controller's own turn.
+    assert cluster.leader(topic) == preferred
+
+
+class Transactions(threading.Thread):
+    """A transactional producer by librdkafka that writes a record to each partition in each transaction, and aborts each third."""
+
+    def __init__(self, bootstrap, topic, name):
+        super().__init__(daemon=True)
+        self.topic, self.stopping = topic, threading.Event()
+        config = {"bootstrap.servers": bootstrap, "transactional.id": name, "linger.ms": 1}
+        self.producer = confluent_kafka.Producer({**config, "transaction.timeout.ms": 60_000})
+        self.committed, self.aborted, self.failure = [], [], None
+
+    def run(self):
+        try:
+            self.settle(self.producer.init_transactions)
+            number = 0
+            while not self.stopping.is_set():
+                self.write(number)
+                number += 1
+        except Exception as failure:
+            self.failure = failure
+
+    def write(self, number):
+        self.producer.begin_transaction()
+        try:
+            for partition in range(6):
+                self.producer.produce(self.topic, b"%d" % number, partition=partition)
+            if number % 3 < 2:
+                self.settle(self.producer.commit_transaction)
+                return self.committed.append(number)
+        except confluent_kafka.KafkaException as failure:
+            if not failure.args[0].txn_requires_abort():
+                raise
+        self.settle(self.producer.abort_transaction)
+        self.aborted.append(number)
+
+    def settle(self, step):
+        """A step that was not done in time is asked for again, as librdkafka says: it is the same one."""
+        while True:
+            try:
+                return step(10)
+            except confluent_kafka.KafkaException as failure:
+                if not failure.args[0].retriable():
+                    raise
+
+    def until_committed(self, more):
+        count = len(self.committed) + more
+
+        def check():
+            assert self.failure is None, self.failure
+            return len(self.committed) >= count
+
+        until(f"{more} more transactions", check, 60)
+
+    def end(self):
+        self.stopping.set()
+        self.join(90)
+        assert not self.is_alive(), "the producer did not end"
+        assert self.failure is None, self.failure
+
+
+def all_committed(bootstrap, topic):
+    """What readers of committed records see up to the end, by partition."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True}
+    )
+    consumer.assign([confluent_kafka.TopicPartition(topic, it, 0) for it in range(6)])
+    values, at_end = {it: [] for it in range(6)}, set()
+    while len(at_end) < 6:
+        for it in consumer.consume(1000, timeout=1):
+            if it.error() is None:
+                values[it.partition()].append(int(it.value()))
+            else:
+                assert it.error().code() == confluent_kafka.KafkaError._PARTITION_EOF, it.error()
+                at_end.add(it.partition())
+    consumer.close()
+    return values
+
+
+@pytest.mark.parametrize("who", ["leader", "coordinator"])
+def test_transactions_are_whole_or_not_at_all_when_brokers_are_killed(cluster, new_topic, who):
+    topic, name = new_topic(6), f"killed-{who}"
+    load = Transactions(cluster.kafka, topic, name)
+    load.start()
+    load.until_committed(50)
+    if who == "leader":
+        dead = cluster.leader(topic)
+    else:
+        dead = json.loads(cluster.command("transaction", "describe", name, "--output", "json"))["coordinator"]
+    cluster.brokers[dead].kill()
+    load.until_committed(100)
+    assert dead not in cluster.in_service()
+    cluster.brokers[dead].start()
+    until("the broker back in service", lambda: cluster.in_service() == set(cluster.brokers))
+    load.until_committed(50)
+    load.end()
+    assert load.aborted
+    # In order, each once, none that was aborted; and none of them waits for an end.
+    assert all_committed(cluster.kafka, topic) == dict.fromkeys(range(6), load.committed)
 
 
 class Reader(threading.Thread):
