@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -34,7 +35,9 @@ def test_what_the_native_door_takes_kafkas_clients_read(cluster, clients, new_to
 def test_what_kafkas_clients_send_the_native_door_reads(cluster, library, new_topic):
     topic = new_topic(5)
     headers = [("door", b"kafka"), ("door", b"again"), ("n", b"1")]
-    sent = [Record(b"value of " + key, key, headers, 1_795_000_000_000 + n) for n, key in enumerate(KEYS)]
+    # Not so old that retention takes them.
+    time_ms = int(time.time() * 1000) - 60_000
+    sent = [Record(b"value of " + key, key, headers, time_ms + n) for n, key in enumerate(KEYS)]
     sent += [Record(None, b"tombstone"), Record(b"no key")]
     places = library.produce(topic, sent, "lz4")
     native = read_natively(cluster, topic)
