@@ -34,6 +34,8 @@ pub struct ProduceTo {
     pub leader_epoch: LeaderEpoch,
     /// One or more whole record batches.
     pub records: Bytes,
+    /// The memory that they are part of is theirs but for a small part, and nobody else holds it: the log may keep it.
+    pub may_keep: bool,
 }
 
 /// The transaction that records are part of.
@@ -220,6 +222,7 @@ fn produce_to(
     match validate_produce(to.records, &limits) {
         Ok(batches) => partition.append(ToAppend {
             batches,
+            may_keep: to.may_keep,
             acks,
             leader_epoch: to.leader_epoch,
             transaction: ticket.transaction.clone(),

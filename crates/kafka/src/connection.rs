@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 use crate::apis::produce::Pipeline;
 use crate::apis::{self, Api, Broken, Call, Client, Pieces, Run};
 use crate::door::Door;
-use crate::frame::{Frame, FrameError, FrameReader};
+use crate::frame::{Frame, FrameError, FrameReader, Header};
 use crate::metrics::Closed;
 
 /// Pieces written at a time.
@@ -187,20 +187,14 @@ impl Connection {
             Err(broken) => return Err(broken),
         };
         self.door.metrics.request(api.key);
-        let is_flexible = api.layout.is_flexible(frame.version);
-        let header = frame.header(is_flexible).map_err(Broken::Header)?;
-        let call = Call {
-            door: Arc::clone(&self.door),
-            client: Arc::clone(&self.client),
-            client_id: header.client_id,
-            version: frame.version,
-            correlation_id: frame.correlation_id,
-            is_flexible,
-            share: frame.share,
-        };
+        let Frame { version, correlation_id, rest, share, .. } = frame;
+        let is_flexible = api.layout.is_flexible(version);
+        let Header { client_id, body } = Header::of(rest, is_flexible).map_err(Broken::Header)?;
+        let (door, client) = (Arc::clone(&self.door), Arc::clone(&self.client));
+        let call = Call { door, client, client_id, version, correlation_id, is_flexible, share };
         match api.run {
-            Run::Call(run) => self.call = Some(run(call, header.body)),
-            Run::Produce => self.produced.take(call, header.body)?,
+            Run::Call(run) => self.call = Some(run(call, body)),
+            Run::Produce => self.produced.take(call, body)?,
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Requests out of the bytes of a connection.
 //!
-//! **Invariant**: what is held of a frame is bounded by what has come of it, whatever length it states (T47): room is made
-//! and taken from the broker's budget piece by piece, each no larger than what came before. Where all that have some wait for more,
-//! one of them at a time goes on beyond the budget, and no further than its frame.
+//! **Invariant**: what is held of a frame is bounded by what has come, whatever length it states (T47): room is made and taken
+//! from the broker's budget piece by piece, each no larger than what has come of it, or than the frame before it was. So a
+//! producer of large requests has each read into one buffer of its size, and nothing of it is moved as it grows. Where all
+//! that have some wait for more, one of them at a time goes on beyond the budget, and no further than its frame.
 
 use std::io;
 
@@ -66,6 +67,7 @@ enum Room {
 
 /// What a header has besides.
 pub(crate) struct Header {
+    /// A copy: the frame's memory is for who takes the body.
     pub client_id: Option<StrBytes>,
     pub body: Bytes,
 }
@@ -78,10 +80,11 @@ impl Frame {
         let correlation_id = frame.try_get_i32().ok()?;
         Some(Self { api_key, version, correlation_id, rest: frame, share })
     }
+}
 
-    /// The rest of the header, and what follows it.
-    pub(crate) fn header(&self, is_flexible: bool) -> Result<Header, LayoutError> {
-        let mut rest = self.rest.clone();
+impl Header {
+    /// The rest of a frame's header, and what follows it.
+    pub(crate) fn of(mut rest: Bytes, is_flexible: bool) -> Result<Self, LayoutError> {
         let stated = rest.try_get_i16().map_err(|_| LayoutError::Cut)?;
         let client_id = match stated {
             -1 => None,
@@ -90,14 +93,14 @@ impl Frame {
                 if length > rest.len() {
                     return Err(LayoutError::Cut);
                 }
-                StrBytes::from_utf8(rest.split_to(length)).ok()
+                StrBytes::from_utf8(Bytes::copy_from_slice(&rest.split_to(length))).ok()
             }
         };
         if is_flexible {
             // There are none that we know.
             rest.advance(tagged_fields_len(&rest)?);
         }
-        Ok(Header { client_id, body: rest })
+        Ok(Self { client_id, body: rest })
     }
 }
 
@@ -115,6 +118,8 @@ pub(crate) struct FrameReader<R> {
     share: Share,
     permitted: usize,
     waiting: Option<BoxFuture<'static, Room>>,
+    /// Bytes of the frame before.
+    before: usize,
     /// When the last bytes came.
     progress: Instant,
 }
@@ -130,6 +135,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             share: Share::default(),
             permitted: 0,
             waiting: None,
+            before: 0,
             progress: Instant::now(),
         }
     }
@@ -152,11 +158,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                         let frame = self.cut(length);
                         return Ok(Some(frame.ok_or(FrameError::Cut)?));
                     }
-                    let piece = arrived.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
+                    let room = room(whole, arrived, self.before);
                     if whole > PIECE_BYTES_MIN {
-                        self.permit(whole.min(arrived + piece)).await;
+                        self.permit(room).await;
                     }
-                    whole.min(arrived + piece)
+                    room
                 }
             };
             let arrived = self.buffer.len();
@@ -218,9 +224,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     fn cut(&mut self, length: usize) -> Option<Frame> {
         self.buffer.advance(LENGTH_BYTES);
         let frame = self.buffer.split_to(length).freeze();
-        self.permitted = 0;
+        if self.buffer.is_empty() && length > PIECE_BYTES_MIN {
+            // Its memory is its own.
+            self.buffer = BytesMut::new();
+        }
+        (self.permitted, self.before) = (0, length);
         Frame::of(frame, std::mem::take(&mut self.share))
     }
+}
+
+/// Up to where there is to be room for a frame of `whole` bytes of which some have arrived.
+fn room(whole: usize, arrived: usize, before: usize) -> usize {
+    whole.min(arrived + arrived.max(before).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX))
 }
 
 /// Reads frames as a connection does, and does nothing with them: for tests with bytes of all kinds, in pieces of all sizes. Those
@@ -298,5 +313,15 @@ mod tests {
         let mut reader = reader(theirs, &budget);
         let read = tokio::time::timeout(Duration::from_secs(1), reader.next()).await.expect("it does not wait");
         assert_eq!(read.unwrap().unwrap().rest.len(), 3 * BUDGET - HEAD_BYTES);
+    }
+
+    #[test]
+    fn trap_47_room_is_made_for_no_more_than_has_come() {
+        let stated = 100 << 20;
+        assert_eq!(room(stated, 4, 0), 4 + PIECE_BYTES_MIN);
+        assert_eq!(room(stated, 1 << 20, 0), 2 << 20);
+        assert_eq!(room(stated, 4, 1 << 20), 4 + (1 << 20), "as much as the frame before had");
+        assert_eq!(room(stated, 4, stated), 4 + PIECE_BYTES_MAX);
+        assert_eq!(room(1_000, 4, stated), 1_000);
     }
 }

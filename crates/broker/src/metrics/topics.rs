@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use highwater_metrics::Counter;
-use highwater_record::{Batch, BatchHeader};
+use highwater_record::BatchHeader;
 use highwater_types::TopicId;
 
 const TOPICS_MAX: usize = 500;
@@ -25,10 +25,9 @@ pub(crate) struct TopicCounters {
 }
 
 impl TopicCounters {
-    pub fn appended(&self, batches: &[Batch]) {
-        let records = |batch: &Batch| u64::try_from(batch.header().record_count).unwrap_or(0);
-        self.bytes_in.add(batches.iter().map(|batch| batch.bytes().len() as u64).sum());
-        self.records_in.add(batches.iter().map(records).sum());
+    pub fn appended(&self, bytes: u64, records: u64) {
+        self.bytes_in.add(bytes);
+        self.records_in.add(records);
     }
 
     /// Whole batches went to a consumer.

@@ -25,6 +25,8 @@ const NO_DEADLINE: Duration = Duration::MAX;
 /// One partition's share of a request: validated batches, to be appended whole or not at all.
 pub(crate) struct ToAppend {
     pub batches: Vec<Batch>,
+    /// As in [`ProduceTo`](crate::produce::ProduceTo).
+    pub may_keep: bool,
     pub acks: Acks,
     /// That the client believes in; `NONE` not to check.
     pub leader_epoch: LeaderEpoch,
@@ -155,8 +157,10 @@ impl State {
         Ok(asks.then_some(Verification { transactional_id, producer, partition: partition.tp, joins }))
     }
 
-    fn append(&mut self, partition: &Partition, to: ToAppend, wakes: &mut Wakes) {
-        match self.try_append(partition, &to, wakes) {
+    fn append(&mut self, partition: &Partition, mut to: ToAppend, wakes: &mut Wakes) {
+        // Not held here, so that the log can be the only one to.
+        let batches = std::mem::take(&mut to.batches);
+        match self.try_append(partition, &to, batches, wakes) {
             Ok(Some(produced)) => wakes.answer(to, Ok(produced)),
             Ok(None) => {}
             Err(error) => wakes.answer(to, Err(error)),
@@ -168,12 +172,13 @@ impl State {
         &mut self,
         partition: &Partition,
         to: &ToAppend,
+        mut batches: Vec<Batch>,
         wakes: &mut Wakes,
     ) -> Result<Option<Produced>, PartitionError> {
         let timestamp_type = self.config.timestamp_type;
         let (leader, log) = self.leading(partition.env.me, to.leader_epoch)?;
         let leader_epoch = leader.leader_epoch();
-        let (new, stored) = match place(log, &to.batches)? {
+        let stored = match place(log, &batches)? {
             Place::Stored(stored) => {
                 let log_start = log.start_offset();
                 let base_offset = match mutation::is_on(Mutation::DuplicateGetsNewOffset) {
@@ -184,7 +189,10 @@ impl State {
                 let produced = Produced { base_offset, append_time, log_start, leader_epoch };
                 return Ok(self.acknowledge(to, stored.end, produced));
             }
-            Place::Append { from, stored } => (&to.batches[from..], stored),
+            Place::Append { from, stored } => {
+                batches.drain(..from);
+                stored
+            }
         };
         // T15: before the append; the queue checks again at completion.
         if to.acks == Acks::All && !leader.has_min_isr() {
@@ -192,12 +200,17 @@ impl State {
             return Err(PartitionError::NotEnoughReplicas { in_sync, needed });
         }
         let timestamp = partition.env.clock.timestamp();
-        let appended = log.append_leader(new, leader_epoch, timestamp_type, timestamp).inspect_err(|error| {
+        let records = batches.iter().map(|batch| u64::try_from(batch.header().record_count).unwrap_or(0)).sum();
+        let appended = match to.may_keep {
+            true => log.append_leader_owned(batches, leader_epoch, timestamp_type, timestamp),
+            false => log.append_leader(&batches, leader_epoch, timestamp_type, timestamp),
+        };
+        let appended = appended.inspect_err(|error| {
             if matches!(error, AppendError::Io(_) | AppendError::Offline(_)) {
                 wakes.unusable();
             }
         })?;
-        partition.counters.appended(new);
+        partition.counters.appended(appended.bytes, records);
         let base_offset = match stored {
             None => appended.base_offset,
             Some(stored) if stored.end == appended.base_offset => stored.base,

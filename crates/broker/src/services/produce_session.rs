@@ -260,7 +260,13 @@ fn decode(token: u64, request: v1::ProduceRequest, partitions_max: usize) -> Res
     let mut partitions = Vec::with_capacity(request.partitions.len());
     for to in request.partitions {
         let partition = to.topic_partition()?;
-        partitions.push(ProduceTo { partition, leader_epoch: LeaderEpoch::new(to.leader_epoch), records: to.records });
+        partitions.push(ProduceTo {
+            partition,
+            leader_epoch: LeaderEpoch::new(to.leader_epoch),
+            records: to.records,
+            // They may be a small part of a frame.
+            may_keep: false,
+        });
     }
     let transaction = match request.transactional_id {
         none if none.is_empty() => None,

@@ -45,7 +45,7 @@ use transactions::{end, join};
 
 use crate::door::Door;
 use crate::error::{self, By};
-use crate::frame::{Frame, Share};
+use crate::frame::{Frame, Header, Share};
 use crate::layout::{Layout, LayoutError};
 use crate::reply::{self, EncodeError, ReplyHeader};
 
@@ -248,7 +248,7 @@ pub fn can_be_read(frame: Bytes) -> bool {
     let Some(frame) = Frame::of(frame, Share::default()) else { return false };
     let read = || {
         let api = Api::find(frame.api_key, frame.version)?;
-        let header = frame.header(api.layout.is_flexible(frame.version)).map_err(Broken::Header)?;
+        let header = Header::of(frame.rest, api.layout.is_flexible(frame.version)).map_err(Broken::Header)?;
         (api.try_decode)(api, frame.version, header.body)
     };
     read().is_ok()

@@ -124,6 +124,8 @@ impl Pipeline {
         let mut partitions = Vec::new();
         let mut topics = Vec::with_capacity(request.topic_data.len());
         for mut topic in request.topic_data {
+            // A copy, as of all else that is kept until the answer: the request's memory goes with its records.
+            topic.name = StrBytes::from_string(topic.name.to_string()).into();
             let id = topics::resolve(&image, call.version >= BY_ID, &topic.name, topic.topic_id);
             let mut slots = Vec::with_capacity(topic.partition_data.len());
             for data in std::mem::take(&mut topic.partition_data) {
@@ -140,7 +142,9 @@ impl Pipeline {
                     }
                     Ok(partition) => {
                         let records = data.records.unwrap_or_default();
-                        partitions.push(ProduceTo { partition, leader_epoch: LeaderEpoch::NONE, records });
+                        // Not of many partitions: where each keeps the whole, it is kept for too long.
+                        let may_keep = records.len() >= bytes - bytes / 8;
+                        partitions.push(ProduceTo { partition, leader_epoch: LeaderEpoch::NONE, records, may_keep });
                         Slot::Asked(partitions.len() - 1)
                     }
                 };

@@ -3,13 +3,14 @@
 use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
-use highwater_record::{Batch, BatchHeader, HEADER_LEN, filler, set_append_time, stamp};
+use highwater_record::{Batch, BatchHeader, EndTransactionMarker, HEADER_LEN, filler, set_append_time, stamp};
 use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TimestampType};
 
 use super::Log;
 use crate::disk;
 use crate::error::AppendError;
+use crate::producers::marker_of;
 
 /// Most bytes to which one batch is decompressed to be cut.
 const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
@@ -17,6 +18,26 @@ const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
 /// Batches smaller than this on average are copied into one piece, which the cache then holds: small slices of a large
 /// network buffer would keep all of it in memory.
 const COPY_BELOW_BYTES: usize = 16 << 10;
+
+/// From this size on a producer's batch may be kept as it came.
+const KEEP_FROM_BYTES: usize = 64 << 10;
+
+/// Headers of batches, and the markers that they are.
+type Noted = (Vec<BatchHeader>, Vec<Option<EndTransactionMarker>>);
+
+fn noted(batches: &[Batch]) -> Noted {
+    batches.iter().map(|batch| (*batch.header(), marker_of(batch))).unzip()
+}
+
+/// The bytes of a batch, to be written to: as they are if nobody else holds them and little memory hangs on behind them.
+fn own(batch: Batch) -> BytesMut {
+    let length = batch.bytes().len();
+    match batch.into_bytes().try_into_mut() {
+        Ok(bytes) if bytes.capacity() <= length + length / 8 => bytes,
+        Ok(bytes) => BytesMut::from(&bytes[..]),
+        Err(shared) => BytesMut::from(&shared[..]),
+    }
+}
 
 /// Where an append went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,33 +60,65 @@ impl Log {
         timestamp_type: TimestampType,
         now: TimestampMs,
     ) -> Result<Appended, AppendError> {
+        self.check_leads(batches, epoch)?;
+        let mut bytes = BytesMut::with_capacity(batches.iter().map(|batch| batch.bytes().len()).sum());
+        batches.iter().for_each(|batch| bytes.extend_from_slice(batch.bytes()));
+        self.stamp_and_write(bytes, noted(batches), epoch, timestamp_type, now)
+    }
+
+    /// As [`append_leader`](Self::append_leader). A large batch that nobody else holds is stamped where it is, and its memory
+    /// kept, with what lies in front of it there: let that be little.
+    pub fn append_leader_owned(
+        &mut self,
+        batches: Vec<Batch>,
+        epoch: LeaderEpoch,
+        timestamp_type: TimestampType,
+        now: TimestampMs,
+    ) -> Result<Appended, AppendError> {
+        match <[Batch; 1]>::try_from(batches) {
+            Ok([batch]) if batch.bytes().len() >= KEEP_FROM_BYTES => {
+                self.check_leads(std::slice::from_ref(&batch), epoch)?;
+                let noted = noted(std::slice::from_ref(&batch));
+                self.stamp_and_write(own(batch), noted, epoch, timestamp_type, now)
+            }
+            Ok(small) => self.append_leader(&small, epoch, timestamp_type, now),
+            Err(several) => self.append_leader(&several, epoch, timestamp_type, now),
+        }
+    }
+
+    fn check_leads(&self, batches: &[Batch], epoch: LeaderEpoch) -> Result<(), AppendError> {
         self.check_appendable()?;
-        let total = batches.iter().map(|batch| batch.bytes().len()).sum();
         let latest = self.epochs.latest().unwrap_or(LeaderEpoch::NONE);
-        if batches.is_empty() {
-            return Err(AppendError::Empty);
+        match batches {
+            [] => Err(AppendError::Empty),
+            _ if epoch < latest => Err(AppendError::EpochWentBack { latest, found: epoch }),
+            _ => Ok(()),
         }
-        if epoch < latest {
-            return Err(AppendError::EpochWentBack { latest, found: epoch });
-        }
+    }
+
+    /// `bytes` are the batches, one behind the other, as they were sent.
+    fn stamp_and_write(
+        &mut self,
+        mut bytes: BytesMut,
+        (mut headers, markers): Noted,
+        epoch: LeaderEpoch,
+        timestamp_type: TimestampType,
+        now: TimestampMs,
+    ) -> Result<Appended, AppendError> {
         let append_time = (timestamp_type == TimestampType::LogAppendTime).then_some(now);
-        let mut bytes = BytesMut::with_capacity(total);
-        let mut headers = Vec::with_capacity(batches.len());
-        let mut next = self.end_offset();
-        for batch in batches {
-            let start = bytes.len();
-            bytes.extend_from_slice(batch.bytes());
-            stamp(&mut bytes[start..], next, epoch);
-            let mut header = BatchHeader { base_offset: next, leader_epoch: epoch, ..*batch.header() };
+        let (mut rest, mut next) = (&mut bytes[..], self.end_offset());
+        for header in &mut headers {
+            let (batch, behind) = rest.split_at_mut(header.total_len());
+            stamp(batch, next, epoch);
+            (header.base_offset, header.leader_epoch) = (next, epoch);
             if let Some(now) = append_time {
-                set_append_time(&mut bytes[start..], now);
+                set_append_time(batch, now);
                 header.max_timestamp = now;
             }
-            next = header.next_offset();
-            headers.push(header);
+            (rest, next) = (behind, header.next_offset());
         }
         let appended = self.write(&headers, vec![bytes.freeze()], Some(now))?;
-        self.note_producers(&headers, batches);
+        self.note_producers(&headers, markers);
         Ok(Appended { append_time, ..appended })
     }
 
@@ -98,7 +151,7 @@ impl Log {
         };
         let appended = self.write(&headers, pieces, None)?;
         if !mutation::is_on(Mutation::FollowersLearnNoProducers) {
-            self.note_producers(&headers, batches);
+            self.note_producers(&headers, batches.iter().map(marker_of));
         }
         Ok(appended)
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use highwater_record::{Batch, BatchHeader, EpochHistory};
+use highwater_record::{Batch, BatchHeader, EndTransactionMarker, EpochHistory};
 use highwater_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs, TimestampType};
 
 use super::{Appended, Log};
@@ -79,11 +79,15 @@ impl Log {
         self.append_leader(std::slice::from_ref(batch), epoch, TimestampType::CreateTime, now)
     }
 
-    /// `headers` as they were appended, of `batches`.
-    pub(super) fn note_producers(&mut self, headers: &[BatchHeader], batches: &[Batch]) {
-        for (header, batch) in headers.iter().zip(batches) {
+    /// `headers` as they were appended, and the markers that their batches are.
+    pub(super) fn note_producers(
+        &mut self,
+        headers: &[BatchHeader],
+        markers: impl IntoIterator<Item = Option<EndTransactionMarker>>,
+    ) {
+        for (header, marker) in headers.iter().zip(markers) {
             if header.producer_id != ProducerId::NONE {
-                self.producers.states.apply(header, marker_of(batch));
+                self.producers.states.apply(header, marker);
             }
         }
     }

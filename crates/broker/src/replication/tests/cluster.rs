@@ -224,7 +224,7 @@ impl Cluster {
         batch: Bytes,
     ) -> mpsc::UnboundedReceiver<ProduceAnswer> {
         let (answers, taken) = mpsc::unbounded_channel();
-        let to = ProduceTo { partition: tp, leader_epoch: LeaderEpoch::NONE, records: batch };
+        let to = ProduceTo { partition: tp, leader_epoch: LeaderEpoch::NONE, records: batch, may_keep: true };
         let request = ProduceRequest { token: 0, acks, transaction: None, partitions: vec![to] };
         self.nodes[&id].core.partitions.produce(request, 64 << 20, None, &answers);
         taken

@@ -1,3 +1,5 @@
+use bytes::BytesMut;
+
 use super::*;
 
 #[test]
@@ -12,6 +14,52 @@ fn a_leader_stamps_offsets_and_epoch_into_the_same_bytes() {
     assert_eq!(read[0].header().crc, first.header().crc);
     assert_eq!(read[0].bytes()[16..], first.bytes()[16..]);
     assert_eq!(f.log.epochs().entries(), [(EPOCH, offset(0))]);
+}
+
+/// A large batch that nobody else holds, in memory of its own with so much behind it; and where it lies.
+fn alone(spare: usize) -> (Batch, *const u8) {
+    let batch = batch(1, 100_000, 7);
+    let mut bytes = BytesMut::with_capacity(batch.bytes().len() + spare);
+    bytes.extend_from_slice(batch.bytes());
+    let batch = Batch::from_bytes(bytes.freeze()).unwrap();
+    let place = batch.bytes().as_ptr();
+    (batch, place)
+}
+
+/// Returns where the log has it in memory.
+fn append_owned(f: &mut Fixture, batch: Batch, epoch: LeaderEpoch, timestamp_type: TimestampType) -> *const u8 {
+    let from = f.log.end_offset();
+    f.log.append_leader_owned(vec![batch], epoch, timestamp_type, ms(77)).unwrap();
+    let ReadPlan::Cached(pieces) = f.log.read(from, Offset::MAX, 1 << 20, true).unwrap() else { panic!() };
+    pieces[0].as_ptr()
+}
+
+#[test]
+fn a_large_batch_that_nobody_else_holds_is_kept_where_it_is() {
+    for timestamp_type in [TimestampType::CreateTime, TimestampType::LogAppendTime] {
+        let (mut kept, mut copied) = (Fixture::new(), Fixture::new());
+        for epoch in [EPOCH, LeaderEpoch::new(2)] {
+            copied.log.append_leader(&[alone(0).0], epoch, timestamp_type, ms(77)).unwrap();
+            let (batch, place) = alone(1_000);
+            assert_eq!(append_owned(&mut kept, batch, epoch, timestamp_type), place);
+        }
+        assert_eq!(kept.all(), copied.all());
+        kept.drop_cache();
+        assert_eq!(kept.all(), copied.all(), "from the file");
+    }
+}
+
+#[test]
+fn a_batch_that_others_hold_is_copied_and_theirs_stays_as_it_was() {
+    let mut f = Fixture::new();
+    f.append(batch(1, 10, 0));
+    let (shared, place) = alone(0);
+    let before = shared.bytes().to_vec();
+    let held = shared.clone();
+    assert_ne!(append_owned(&mut f, shared, EPOCH, TimestampType::CreateTime), place);
+    assert_eq!(held.bytes(), &before);
+    let (much_behind, place) = alone(100_000);
+    assert_ne!(append_owned(&mut f, much_behind, EPOCH, TimestampType::CreateTime), place, "what is behind it goes");
 }
 
 #[test]
