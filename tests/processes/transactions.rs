@@ -73,8 +73,9 @@ async fn p4_each_input_comes_out_exactly_once_whoever_is_killed() {
 async fn p4_a_transaction_is_there_wholly_or_not_at_all_whoever_is_killed() {
     let mut scene = Scene::new().await;
     scene.history.record(transactional(TOPIC));
-    let transactors: Vec<_> =
-        (1..=3).map(|number| Transactor::start(&scene.client, &scene.history, number, TOPIC, PARTITIONS)).collect();
+    let transactors: Vec<_> = (1..=3)
+        .map(|number| Transactor::start(&scene.client, &scene.history, number, TOPIC, PARTITIONS, None))
+        .collect();
     let tail = Tail::start_as(&scene.client, &scene.history, Reader::of_committed(COMMITTED[0]), TOPIC);
     let is_end = |timed: &&Timed| matches!(timed.event, Event::Ended { .. });
     let history = scene.history.clone();

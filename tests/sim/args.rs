@@ -34,11 +34,14 @@ pub struct Args {
     #[arg(long, default_value_t = 0.5, value_parser = minutes)]
     pub minutes: f64,
     /// Kinds of faults to draw from: all, none, or a list of crash, power, hang, disk, bits, network, clock, restart, membership,
-    /// members.
+    /// members. Scenarios, which all does not have, one after the other: left-behind, rejoin, stale, shrink, cascade, deposed, dark,
+    /// amnesia, absent, rot,
+    /// spoiled.
     #[arg(long, default_value = "all", value_name = "KINDS", value_parser = Kinds::parse)]
     pub faults: Kinds,
     /// What clients do besides writing to and reading a topic, alone and in a group: drawn (by the seed), all, none, or a list of
-    /// transactions, zombies, pipeline, table, trims, lives, growth, thin, seeks, acks.
+    /// transactions, zombies, pipeline, table, trims, lives, growth, thin, seeks, acks; and, which are drawn for no seed, held, hasty,
+    /// leavers.
     #[arg(long, default_value = "drawn", value_name = "WORK", value_parser = Workloads::parse)]
     pub workloads: Workloads,
     /// Lets only these of the seed's faults happen, by the numbers that its story gives them.
@@ -102,7 +105,7 @@ pub struct Kinds {
 impl Kinds {
     fn parse(text: &str) -> Result<Self, String> {
         let set = match text {
-            "all" => Kind::value_variants().iter().copied().collect(),
+            "all" => Kind::value_variants().iter().copied().filter(|kind| !kind.is_directed()).collect(),
             "none" => BTreeSet::new(),
             list => list.split(',').map(|name| Kind::from_str(name.trim(), true)).collect::<Result<_, _>>()?,
         };

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use highwater_record::{ProduceLimits, validate_produce};
 use highwater_replication::AckOutcome;
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition, TransactionalId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -165,6 +166,7 @@ impl AckWaiter {
     pub fn complete(self, outcome: AckOutcome) {
         let result = match outcome {
             AckOutcome::Committed => Ok(self.produced),
+            AckOutcome::LeadershipLost if mutation::is_on(Mutation::SuccessWhenDeposed) => Ok(self.produced),
             other => Err(PartitionError::NotAcknowledged(other)),
         };
         self.request.complete(self.slot, result);

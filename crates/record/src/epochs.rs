@@ -3,6 +3,7 @@
 //! Invariant: both epochs and start offsets grow strictly from entry to entry. An entry's epoch covers the offsets
 //! from its start to the next entry's; no entry covers nothing, but the last, which may have no record yet.
 
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset};
 
 /// The leader epochs of one log with the offset at which each starts.
@@ -62,7 +63,7 @@ impl EpochHistory {
     /// written down. An epoch that left no record is replaced by one that starts at the same offset.
     pub fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<bool, EpochOrderError> {
         if let Some(last) = self.entries.last_mut() {
-            if epoch < last.0 || start < last.1 {
+            if epoch < last.0 || (start < last.1 && !mutation::is_on(Mutation::EpochsNotTruncated)) {
                 return Err(EpochOrderError { epoch, start, last_epoch: last.0, last_start: last.1 });
             }
             if epoch == last.0 {

@@ -28,7 +28,6 @@ impl AckOutcome {
             Self::Committed => None,
             Self::NotEnoughReplicas => Some(ErrorCode::NotEnoughReplicasAfterAppend),
             Self::TimedOut => Some(ErrorCode::RequestTimedOut),
-            Self::LeadershipLost if mutation::is_on(Mutation::SuccessWhenDeposed) => None,
             Self::LeadershipLost if mutation::is_on(Mutation::RefusalWhenDeposed) => Some(ErrorCode::NotLeader),
             // NotLeader would claim that nothing was written.
             Self::LeadershipLost => Some(ErrorCode::Unavailable),

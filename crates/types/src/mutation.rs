@@ -44,10 +44,10 @@ mutations! {
         "a new follower cuts its log at its own high watermark, and the leader does not compare leader epochs";
     SkipDivergenceCheck = "skip-divergence-check", "T2", "P1 P2",
         "a leader does not look whether a follower's log is a prefix of its own";
-    ForgetProducersOnTruncation = "forget-producers-on-truncation", "T3", "P1 P3",
+    ForgetProducersOnTruncation = "forget-producers-on-truncation", "T3", "P1 P3 P6",
         "what is known of producers is not cut with the log";
     EpochsNotTruncated = "epochs-not-truncated", "T3", "P1 P2 L",
-        "the leader epochs are not cut with the log";
+        "the leader epochs are not cut with the log, and not asked to be in order";
     TrustIsr = "trust-isr", "T7", "P1 P2",
         "a new leader takes it that the ISR has all that it has itself, before anybody has acknowledged it";
     BrokerEpochNotChecked = "broker-epoch-not-checked", "T8", "P1 P2",
@@ -57,7 +57,7 @@ mutations! {
     ForgetMaximalIsr = "forget-maximal-isr", "T11", "P1 P2",
         "the high watermark does not wait for members that are only proposed yet, nor for those about to be";
     IsrNotCompared = "isr-not-compared", "T13", "P1 P2 L",
-        "the controller takes an ISR that was decided on an older state of the partition";
+        "an ISR that was decided on an older state of the partition, or in an older leader epoch, is proposed and taken all the same";
     CommitBelowMinIsr = "commit-below-min-isr", "T14", "P1 P2",
         "the high watermark goes on while the ISR is smaller than min.insync.replicas";
     MinIsrNotChecked = "min-isr-not-checked", "T15", "P1 P2",
@@ -71,13 +71,13 @@ mutations! {
     FolderNotSynced = "folder-not-synced", "T24", "P1 P2",
         "the folder is not synced after a file was made or renamed in it";
     SuccessWhenDeposed = "success-when-deposed", "T25", "P1 P6",
-        "producers who wait when a leader is deposed are told that their records are committed";
+        "producers who wait when a leader is deposed are told at once that their records are committed";
     RefusalWhenDeposed = "refusal-when-deposed", "T15", "P6",
-        "producers who wait when a leader is deposed are told that their records were not written";
+        "producers who wait when a leader is deposed are told at once that their records were not written";
     ReadAboveHighWatermark = "read-above-high-watermark", "T26", "P2",
         "consumers are given what is not committed";
     DedupWindowOfOne = "dedup-window-of-one", "T29", "P1 P3 P6 L",
-        "only the last batch of each producer is remembered";
+        "only the last batch of each producer is remembered, and what comes again from before is taken for it";
     DuplicateStoredAgain = "duplicate-stored-again", "T29", "P3",
         "a batch that comes again is appended again";
     DuplicateGetsNewOffset = "duplicate-gets-new-offset", "T31", "P1 P2 P6",
@@ -88,7 +88,7 @@ mutations! {
         "what the log says of producers is not learned again when it is opened";
     ForgetProducersOnRetention = "forget-producers-on-retention", "T30", "P3 P4",
         "what is known of producers goes with the oldest segment";
-    StableOffByOne = "stable-off-by-one", "T32", "P4",
+    StableOffByOne = "stable-off-by-one", "T32", "P2 P4",
         "the first record of an open transaction counts as stable";
     AbortedNotListed = "aborted-not-listed", "T32", "P4",
         "readers of committed records are not told which transactions were aborted";
@@ -102,7 +102,7 @@ mutations! {
         "offsets in a transaction count before it is committed";
     ServeBeforeLoaded = "serve-before-loaded", "T38", "P4 P5",
         "a coordinator serves before it has read its log";
-    AnswerUncommitted = "answer-uncommitted", "T39", "P4 P5",
+    AnswerUncommitted = "answer-uncommitted", "T39", "P4 P5 L",
         "a coordinator answers before what the answer rests on is committed";
     CoordinatorNotFenced = "coordinator-not-fenced", "T38", "P4 P5 L",
         "a coordinator goes on with what it knew in an earlier leader epoch";

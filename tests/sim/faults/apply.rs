@@ -91,7 +91,10 @@ impl Wreckage {
                 disk.fail_writes(None);
                 disk.fail_reads(None);
             }),
-            Fault::FlipBit { host } => self.with_disk(host, flip_bit),
+            Fault::FlipBit { host } => self.with_disk(host, |disk| flip_bit(disk, NOT_THE_LAST_TWO)),
+            Fault::FlipOldBit { host } => self.with_disk(host, |disk| flip_bit(disk, FIRST_HALF)),
+            Fault::Spoil { host } => self.with_disk(host, spoil),
+            Fault::NewDisk { host } => self.with_disk(host, SimDisk::replace),
             Fault::SlowDisk { host } => self.with_disk(host, |disk| disk.set_latency(slow())),
             Fault::FastDisk { host } => self.with_disk(host, |disk| disk.set_latency(SimLatency::ssd())),
             Fault::Clock { host, ms } => self.world.set_skew(host, *ms),
@@ -275,25 +278,40 @@ impl Wreckage {
     }
 }
 
-/// Not near the log's end, where a flip can't be told from a torn write. Above the recovery point it can't either, but sound
-/// batches follow it.
-fn flip_bit(disk: &SimDisk) {
-    let mut logs: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
-    for file in disk.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")) {
-        logs.entry(file.parent().map(Path::to_owned).unwrap_or_default()).or_default().push(file);
-    }
-    // Sorted by base offset. The last is written to, and the one before may not be synced yet.
-    let old: Vec<PathBuf> = logs
-        .into_values()
-        .flat_map(|segments| {
-            let old = segments.len().saturating_sub(2);
-            segments.into_iter().take(old)
-        })
-        .collect();
-    if let Some(file) = disk.one_of(&old) {
+/// How many segments of a log, of so many, are not near its end, where a flip can't be told from a torn write. Above the recovery point
+/// it can't either, but sound batches follow it. The last is written to, and the one before may not be synced yet.
+type Old = fn(usize) -> usize;
+const NOT_THE_LAST_TWO: Old = |segments| segments.saturating_sub(2);
+/// Of logs that have been written to for long.
+const FIRST_HALF: Old = |segments| segments / 2;
+
+fn flip_bit(disk: &SimDisk, of: Old) {
+    if let Some(file) = disk.one_of(&first_segments(disk, of)) {
         // Empty: nothing to turn.
         let _ = disk.flip_random_bit(file);
     }
+}
+
+/// No batch is without a bit that turns.
+fn spoil(disk: &SimDisk) {
+    if let Some(file) = disk.one_of(&first_segments(disk, FIRST_HALF)) {
+        // Until its end.
+        let _ = (0..).step_by(16).try_for_each(|byte| disk.flip_bit(file, byte, 0));
+    }
+}
+
+/// Of all logs.
+fn first_segments(disk: &SimDisk, of: Old) -> Vec<PathBuf> {
+    let mut logs: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    // Sorted by base offset.
+    for file in disk.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "log")) {
+        logs.entry(file.parent().map(Path::to_owned).unwrap_or_default()).or_default().push(file);
+    }
+    let first = logs.into_values().flat_map(|segments| {
+        let count = of(segments.len());
+        segments.into_iter().take(count)
+    });
+    first.collect()
 }
 
 fn slow() -> SimLatency {

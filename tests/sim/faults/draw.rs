@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use highwater_seams::{Entropy, SeededEntropy};
 
-use super::{Episode, Fault, Kind, Schedule, Way};
+use super::{Episode, Fault, Kind, Schedule, Way, directed};
 use crate::cluster::{BROKERS, CONTROLLERS, broker_host, brokers, controllers};
 
 /// What a schedule is drawn from. The same plan gives the same schedule.
@@ -34,15 +34,16 @@ impl Plan {
     /// quorum to be served by, until it heals. Bits turn on one host only: of the others' copies it is to be healed.
     pub fn draw(&self) -> Schedule {
         let random = SeededEntropy::new(self.seed.rotate_left(17));
+        let (directed, asked): (Vec<Kind>, Vec<Kind>) = self.kinds.iter().partition(|kind| kind.is_directed());
         // Not every kind in every seed: what some of them do, others hide.
-        let mut kinds: Vec<Kind> = self.kinds.iter().copied().filter(|_| random.below(10) < 7).collect();
+        let mut kinds: Vec<Kind> = asked.iter().copied().filter(|_| random.below(10) < 7).collect();
         if kinds.is_empty() {
-            kinds = self.kinds.iter().copied().collect();
+            kinds = asked;
         }
         let damaged = broker_host(1 + random.below(BROKERS.into()) as u32);
         let tracks = 1 + random.below(3);
         let draw = Draw { random, plan: self, damaged };
-        let mut episodes = Vec::new();
+        let mut episodes = directed::draw(self, &directed);
         let has = |kind: &Kind| kinds.contains(kind);
         let nodes: Vec<Kind> = kinds.iter().copied().filter(|kind| !matches!(kind, Kind::Members)).collect();
         for _ in 0..if nodes.is_empty() { 0 } else { tracks } {
@@ -116,6 +117,8 @@ impl Draw<'_> {
             Kind::Restart => self.restart(at),
             Kind::Membership => self.membership(at),
             Kind::Members => self.member(at, until),
+            // See `directed`.
+            _ => Episode::new(),
         }
     }
 

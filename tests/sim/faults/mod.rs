@@ -1,6 +1,7 @@
 //! What goes wrong, and when: a schedule drawn from the seed.
 
 mod apply;
+mod directed;
 mod draw;
 
 use std::collections::BTreeSet;
@@ -35,6 +36,35 @@ pub enum Kind {
     Membership,
     /// Members of groups and pipelines die, or lose their brokers.
     Members,
+    /// Replicas die but one, which was cut off while they went on.
+    LeftBehind,
+    /// Replicas die but one, which has just joined the ISR, or is about to.
+    Rejoin,
+    /// What a leader has proposed reaches the controllers when it holds no more.
+    Stale,
+    /// The ISR shrinks to the leader alone, which dies.
+    Shrink,
+    /// Leaders die one after the other, cut off from each other.
+    Cascade,
+    /// Leaders with records of their own are replaced, come back, and lead again.
+    Deposed,
+    /// All brokers lose power while their disks are slow or fail to sync.
+    Dark,
+    /// All controllers die when a leader has just been replaced.
+    Amnesia,
+    /// A replica is away for long, and then leads.
+    Absent,
+    /// Bits of one broker's log turn, all brokers die, it last, and it is back first.
+    Rot,
+    /// The same with segments of which nothing is left.
+    Spoiled,
+}
+
+impl Kind {
+    /// Scenarios, which are not drawn with the others: they come only when they are asked for by name.
+    pub fn is_directed(self) -> bool {
+        self >= Self::LeftBehind
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +119,18 @@ pub enum Fault {
     },
     /// A bit of a log file turns, in the page cache and on the device.
     FlipBit {
+        host: String,
+    },
+    /// A bit turns in a segment of those that were written first.
+    FlipOldBit {
+        host: String,
+    },
+    /// Bits turn all over a segment of those that were written first.
+    Spoil {
+        host: String,
+    },
+    /// The disk is another one, which is empty; for a host that is down.
+    NewDisk {
         host: String,
     },
     /// Syncs and cold reads take a hundred times as long.
@@ -174,6 +216,9 @@ impl fmt::Display for Fault {
             Self::FailReads { host } => write!(f, "reads fail on {host}"),
             Self::DiskWorks { host } => write!(f, "the disk of {host} works"),
             Self::FlipBit { host } => write!(f, "a bit turns on the disk of {host}"),
+            Self::FlipOldBit { host } => write!(f, "an old bit turns on the disk of {host}"),
+            Self::Spoil { host } => write!(f, "an old segment is spoiled on the disk of {host}"),
+            Self::NewDisk { host } => write!(f, "{host} has got a new disk"),
             Self::SlowDisk { host } => write!(f, "the disk of {host} is slow"),
             Self::FastDisk { host } => write!(f, "the disk of {host} is fast"),
             Self::Clock { host, ms: 0 } => write!(f, "the clock of {host} is right"),

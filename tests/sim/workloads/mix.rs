@@ -28,6 +28,12 @@ pub enum Work {
     Seeks,
     /// Writers with other acks, on a topic whose replicas do not sync.
     Acks,
+    /// Producers of transactions that stay open for a while with their records there. Only when it is asked for by name.
+    Held,
+    /// Writers that give up soon. Only when it is asked for by name.
+    Hasty,
+    /// Members of a group of their own that leave it and commit all the same. Only when it is asked for by name.
+    Leavers,
 }
 
 /// Those that run.
@@ -38,5 +44,6 @@ pub fn draw(seed: u64) -> Mix {
     let random = SeededEntropy::new(seed.rotate_left(29) ^ 0x6d69_7865);
     let all = random.below(5) == 0;
     let drawn = |_: &Work| random.below(5) < 2;
-    Work::value_variants().iter().copied().filter(|work| drawn(work) || all).collect()
+    let mix = Work::value_variants().iter().copied().take_while(|work| *work < Work::Held);
+    mix.filter(|work| drawn(work) || all).collect()
 }

@@ -21,7 +21,7 @@ use highwater_testkit::workloads::probe::{Probe, Subjects};
 use highwater_testkit::workloads::readers::{Reader, Tail, read_whole_as, seek_about};
 use highwater_testkit::workloads::thin::Publisher;
 use highwater_testkit::workloads::transactors::Transactor;
-use highwater_testkit::workloads::{Running, create, lives, shape, table, trims, zombies};
+use highwater_testkit::workloads::{Running, create, leavers, lives, shape, table, trims, zombies};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -47,6 +47,8 @@ const GROWTH: &str = "growth";
 const THIN: &str = "thin";
 /// Its replicas do not sync before they acknowledge.
 const FAST: &str = "fast";
+/// Its writers do not wait for long.
+const HASTY: &str = "hasty";
 pub const PARTITIONS: u32 = 3;
 const PARTITIONS_MAX: u32 = 6;
 const REPLICAS: u32 = 3;
@@ -56,21 +58,28 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const DELIVERY: Duration = Duration::from_secs(60);
 /// A topic that is deleted does not come back: its writers are not to wait for it.
 const SHORT_DELIVERY: Duration = Duration::from_secs(8);
+/// Less than a leader that comes late may take.
+const HASTY_DELIVERY: Duration = Duration::from_millis(1_500);
+/// How long a transaction stays open.
+const HELD: Duration = Duration::from_millis(300);
 
 /// Numbers of writers and readers, which are unique over a history.
 mod numbers {
     pub const APPENDS: u32 = 1;
     pub const FAST: u32 = 11;
     pub const TRANSACTORS: [u32; 2] = [21, 22];
+    pub const HELD: [u32; 2] = [23, 24];
     pub const TABLE: u32 = 31;
     pub const TRIMS: u32 = 41;
     pub const THIN: [u32; 2] = [51, 52];
     pub const GROWTH: u32 = 61;
+    pub const HASTY: [u32; 2] = [65, 66];
     /// And the one after it.
     pub const PROBE: u32 = 71;
     /// And those after it.
     pub const LIVES: u32 = 1_000;
     pub const ZOMBIES: u32 = 2_000;
+    pub const LEAVERS: u32 = 3_000;
 
     pub const FOLLOWER: u32 = 1;
     pub const LEDGER_FOLLOWER: u32 = 2;
@@ -86,6 +95,7 @@ mod numbers {
     pub const WHOLE: u32 = 11;
     pub const WHOLE_COMMITTED: u32 = 12;
     pub const PROBE_READER: u32 = 13;
+    pub const HASTY_FOLLOWER: u32 = 14;
 }
 
 /// Hosts of clients that may die.
@@ -165,6 +175,11 @@ impl Workloads {
         self.mix.contains(&work)
     }
 
+    /// Whether the ledger is written to.
+    fn transacts(&self) -> bool {
+        self.has(Work::Transactions) || self.has(Work::Zombies) || self.has(Work::Held)
+    }
+
     async fn live(self) -> Fallible<()> {
         let client = connect(&self.world, CLIENT, PATIENCE).await?;
         self.make_topics(&client).await?;
@@ -202,7 +217,7 @@ impl Workloads {
 
     async fn make_topics(&self, client: &Client) -> Fallible<()> {
         self.make(client, topic(TOPIC), TOPIC, true, Removal::OnRequest, true).await?;
-        if self.has(Work::Transactions) || self.has(Work::Zombies) {
+        if self.transacts() {
             self.make(client, topic(LEDGER), LEDGER, true, Removal::OnRequest, false).await?;
         }
         if self.has(Work::Pipeline) {
@@ -226,6 +241,9 @@ impl Workloads {
         if self.has(Work::Acks) {
             let fast = topic(FAST).config("durability", "replicated").config("unclean.leader.election", "balanced");
             self.make(client, fast, FAST, false, Removal::OnRequest, true).await?;
+        }
+        if self.has(Work::Hasty) {
+            self.make(client, topic(HASTY), HASTY, true, Removal::OnRequest, true).await?;
         }
         Ok(())
     }
@@ -259,13 +277,18 @@ impl Workloads {
             config
         };
         load.writers.push(writers(&two(numbers::APPENDS, idempotent(draw(TOPIC, Acks::All)))));
-        if self.has(Work::Transactions) || self.has(Work::Zombies) {
+        if self.transacts() {
             load.followers.push(follow(Reader::of_committed(numbers::LEDGER_FOLLOWER), LEDGER));
             load.followers.push(follow(Reader::of_all(numbers::LEDGER_FOLLOWER_OF_ALL), LEDGER));
         }
         if self.has(Work::Transactions) {
             for number in numbers::TRANSACTORS {
-                load.transactors.push(Transactor::start(client, &self.history, number, LEDGER, PARTITIONS));
+                load.transactors.push(Transactor::start(client, &self.history, number, LEDGER, PARTITIONS, None));
+            }
+        }
+        if self.has(Work::Held) {
+            for number in numbers::HELD {
+                load.transactors.push(Transactor::start(client, &self.history, number, LEDGER, PARTITIONS, Some(HELD)));
             }
         }
         if self.has(Work::Zombies) {
@@ -330,10 +353,25 @@ impl Workloads {
             load.others
                 .push(Running::start(|stopping| seek_about(client.clone(), history(), reader, TOPIC.into(), stopping)));
         }
+        if self.has(Work::Leavers) {
+            load.others.push(Running::start(|stopping| {
+                let (client, group) = (client.clone(), "visitors".to_owned());
+                leavers::come_and_go(client, history(), group, TOPIC.into(), numbers::LEAVERS, stopping)
+            }));
+        }
         if self.has(Work::Acks) {
             load.followers.push(follow(Reader::of_all(numbers::FAST_FOLLOWER), FAST));
             for (acks, first) in [Acks::All, Acks::Leader, Acks::None].into_iter().zip(numbers::FAST..) {
                 load.writers.push(writers(&WritersConfig { first_writer: first, ..draw(FAST, acks) }));
+            }
+        }
+        if self.has(Work::Hasty) {
+            load.followers.push(follow(Reader::of_all(numbers::HASTY_FOLLOWER), HASTY));
+            for (first, idempotence) in numbers::HASTY.into_iter().zip([true, false]) {
+                let mut config = draw(HASTY, Acks::All);
+                (config.first_writer, config.producer.idempotence) = (first, Some(idempotence));
+                config.producer.delivery_timeout = HASTY_DELIVERY;
+                load.writers.push(writers(&config));
             }
         }
         load
@@ -347,13 +385,14 @@ impl Workloads {
                 topics.push((topic.to_owned(), name));
             }
         };
-        let transacts = self.has(Work::Transactions) || self.has(Work::Zombies);
+        let transacts = self.transacts();
         add(transacts, LEDGER, LEDGER.into());
         add(self.has(Work::Table), TABLE, TABLE.into());
         add(self.has(Work::Trims), TRIMS, TRIMS.into());
         add(self.has(Work::Growth), GROWTH, GROWTH.into());
         add(self.has(Work::Thin), THIN, THIN.into());
         add(self.has(Work::Acks), FAST, FAST.into());
+        add(self.has(Work::Hasty), HASTY, HASTY.into());
         Subjects {
             topics,
             transactional: transacts.then(|| (LEDGER.into(), PARTITIONS)),
@@ -368,11 +407,8 @@ impl Workloads {
         for (topic, name) in subjects.topics.iter().filter(|(topic, _)| topic != THIN) {
             read_whole_as(client, &self.history, of_all, topic, name, PATIENCE).await?;
         }
-        let transactional = [
-            (self.has(Work::Transactions) || self.has(Work::Zombies), LEDGER),
-            (self.has(Work::Pipeline), pipelines::OUT),
-            (self.has(Work::Thin), THIN),
-        ];
+        let transactional =
+            [(self.transacts(), LEDGER), (self.has(Work::Pipeline), pipelines::OUT), (self.has(Work::Thin), THIN)];
         for (_, topic) in transactional.into_iter().filter(|(is_there, _)| *is_there) {
             read_whole_as(client, &self.history, of_committed, topic, &topic.into(), PATIENCE).await?;
         }

@@ -8,6 +8,7 @@ use highwater_metadata::ClusterImage;
 use highwater_protocol::internal::AlterPartitionsRequest;
 use highwater_protocol::{PartitionKey, code_of, v1};
 use highwater_replication::{ProposalOutcome, isr_error_outcome};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, ErrorCode};
 use tokio::sync::mpsc;
 
@@ -126,6 +127,9 @@ fn may_pass(error: &v1::Error) -> bool {
 /// Answers those whose partition has moved on, by the newest image.
 fn drop_obsolete(image: &ClusterImage, me: BrokerId, batch: &mut Vec<Proposal>) {
     let holds = |waiting: &Proposal| {
+        if mutation::is_on(Mutation::IsrNotCompared) {
+            return true;
+        }
         let proposal = &waiting.proposal;
         image.partition(proposal.partition).is_some_and(|state| {
             state.leader == Some(me)

@@ -7,6 +7,7 @@ use highwater_protocol::{code_of, v1};
 use highwater_record::BatchError;
 use highwater_replication::{AckOutcome, EpochEnd, FetchError};
 use highwater_storage::{AppendError, DamagedRange, LogError, ProducerStateError, ReadError};
+use highwater_types::mutation::{self, Mutation};
 use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Outcome, ProducerEpoch, TopicPartition};
 
 /// One enum for all operations on a partition: a request over many partitions answers with any mix of them.
@@ -134,6 +135,9 @@ impl PartitionError {
     /// What is known of the effect. A refusal before the append is certain even where the code alone would not say so.
     pub fn outcome(&self) -> Outcome {
         match self {
+            Self::NotAcknowledged(AckOutcome::LeadershipLost) if mutation::is_on(Mutation::RefusalWhenDeposed) => {
+                Outcome::NotApplied
+            }
             Self::NotAcknowledged(_) | Self::NotDeletedEverywhere { .. } => Outcome::Unknown,
             // The write failed half way: what is on the disk is not known.
             Self::Append(AppendError::Io(_)) => Outcome::Unknown,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use highwater_replication::AckOutcome;
 use highwater_types::LeaderEpoch;
+use highwater_types::mutation::{self, Mutation};
 
 use super::{Partition, Role, State, Wakes};
 
@@ -26,6 +27,9 @@ impl State {
         // That it is on this disk says nothing any more.
         let synced = self.syncing.fail_all();
         wakes.acknowledged(synced.into_iter().map(|waiter| (waiter, AckOutcome::LeadershipLost)));
+        if mutation::is_on(Mutation::SuccessWhenDeposed) || mutation::is_on(Mutation::RefusalWhenDeposed) {
+            return self.give_up_waiters(wakes);
+        }
         if !self.committing.is_empty() && self.outcome_by.is_none() {
             self.outcome_by = Some(partition.env.clock.now() + OUTCOME_WAIT);
         }

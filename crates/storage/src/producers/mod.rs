@@ -179,7 +179,11 @@ impl ProducerStates {
         };
         let last = advance(found.get(), header.last_offset_delta);
         let same = |it: &&Stored| (it.first_sequence, it.last_sequence) == (found.get(), last);
-        if let Some(stored) = producer.batches.iter().find(same) {
+        let taken_for = match mutation::is_on(Mutation::DedupWindowOfOne) && last < newest.first_sequence {
+            true => Some(newest),
+            false => producer.batches.iter().find(same),
+        };
+        if let Some(stored) = taken_for {
             if mutation::is_on(Mutation::DuplicateStoredAgain) {
                 return Ok(SequenceCheck::Append);
             }

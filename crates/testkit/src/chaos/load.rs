@@ -100,7 +100,7 @@ impl Load {
             Tail::start_as(client, history, Reader::of_committed(FOLLOWING[1]), &topics.ledger),
         ];
         let transactors = (1..=TRANSACTORS)
-            .map(|number| Transactor::start(client, history, WRITERS + number, &topics.ledger, topics.partitions))
+            .map(|number| Transactor::start(client, history, WRITERS + number, &topics.ledger, topics.partitions, None))
             .collect();
         let (stop_churn, stopping) = watch::channel(false);
         let members = Members { bootstrap: bootstrap.to_owned(), history: history.clone(), topics: topics.clone() };

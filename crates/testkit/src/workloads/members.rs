@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use highwater_client::{
-    Client, CommitError, ConsumerRecord, GroupCommitter, GroupConfig, OffsetToCommit, PartitionId, RebalanceListener,
-    TopicName, async_trait,
+    Client, CommitError, ConsumeError, ConsumerRecord, GroupCommitter, GroupConfig, Offset, OffsetToCommit,
+    PartitionId, RebalanceListener, StartAt, TopicName, async_trait,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -102,6 +102,15 @@ pub async fn work(
             Ok(records) => records.iter().for_each(|record| notes.read(record)),
             // Coordinators and leaders that are gone for a while are what these tests are about.
             Err(error) if error.is_retriable() => {}
+            // Whether it may be, the oracle says.
+            Err(ConsumeError::LogTruncated { partition, diverged_at, .. }) => {
+                notes.sought(topic, partition, diverged_at);
+                match consumer.seek(topic, partition, StartAt::Offset(diverged_at)).await {
+                    // Another member's by now.
+                    Ok(()) | Err(ConsumeError::NotAssigned { .. }) => {}
+                    Err(error) => panic!("member {number} can't go back: {error}"),
+                }
+            }
             Err(error) => panic!("member {number} can't go on: {error}"),
         }
         if notes.uncommitted() >= COMMIT_EVERY || last_commit.elapsed() >= COMMIT_AT_LEAST {
@@ -164,6 +173,12 @@ impl Notes {
         *entry = (next, entry.1 + 1);
         drop(state);
         self.history.record(seen(reader, &record.topic.as_str().into(), record));
+    }
+
+    fn sought(&self, topic: &str, partition: PartitionId, to: Offset) {
+        let reader = self.reader(self.lock().lives);
+        let place = Place::new(topic, partition.get());
+        self.history.record(Event::Sought { reader, place, to: Some(to) });
     }
 
     fn uncommitted(&self) -> usize {

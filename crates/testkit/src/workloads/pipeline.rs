@@ -92,6 +92,14 @@ pub async fn work(
         let records = match polled {
             Ok(records) => records,
             Err(error) if error.is_retriable() => continue,
+            // Whether it may be, the oracle says.
+            Err(ConsumeError::LogTruncated { partition, diverged_at, .. }) => {
+                match consumer.seek(from, partition, StartAt::Offset(diverged_at)).await {
+                    // Another member's by now.
+                    Ok(()) | Err(ConsumeError::NotAssigned { .. }) => continue,
+                    Err(error) => panic!("pipeline {number} can't go back: {error}"),
+                }
+            }
             Err(error) => panic!("pipeline {number} can't read on: {error}"),
         };
         if records.is_empty() {

@@ -136,7 +136,14 @@ impl Probe {
         // A writer of its own, whose numbers it does not share.
         let (writer, topic, partitions) = (self.writer + 1, Arc::clone(topic), *partitions);
         let producer: Arc<str> = format!("probe-{writer}").into();
-        let work = Work { history: self.history.clone(), writer, producer: Arc::clone(&producer), topic, partitions };
+        let work = Work {
+            history: self.history.clone(),
+            writer,
+            producer: Arc::clone(&producer),
+            topic,
+            partitions,
+            held: None,
+        };
         for turn in 0.. {
             if Instant::now() >= until {
                 return;

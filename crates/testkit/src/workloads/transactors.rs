@@ -18,10 +18,18 @@ const PER_PARTITION: u64 = 2;
 pub struct Transactor(Running);
 
 impl Transactor {
-    /// Starts writer `number`, whose transactional id is its own. Every third transaction is aborted.
-    pub fn start(client: &Client, history: &History, number: u32, topic: &str, partitions: u32) -> Self {
+    /// Starts writer `number`, whose transactional id is its own. Every third transaction is aborted. Those that are `held` have
+    /// their records in the log, each in a batch of its own, and stay open for so long before they end.
+    pub fn start(
+        client: &Client,
+        history: &History,
+        number: u32,
+        topic: &str,
+        partitions: u32,
+        held: Option<Duration>,
+    ) -> Self {
         let producer: Arc<str> = format!("transactor-{number}").into();
-        let work = Work { history: history.clone(), writer: number, producer, topic: topic.into(), partitions };
+        let work = Work { history: history.clone(), writer: number, producer, topic: topic.into(), partitions, held };
         let client = client.clone();
         Self(Running::start(|stopping| run(client, work, stopping)))
     }
@@ -43,6 +51,8 @@ pub struct Work {
     pub producer: Arc<str>,
     pub topic: Arc<str>,
     pub partitions: u32,
+    /// How long a transaction stays open once its records are in the log; `None`: they are not waited for.
+    pub held: Option<Duration>,
 }
 
 async fn run(client: Client, work: Work, stopping: watch::Receiver<bool>) {
@@ -126,9 +136,14 @@ impl Work {
             self.history.record(Event::sent_in(Some(transaction), id, &self.topic, sum));
             // What becomes of it, the end tells.
             let record = ProducerRecord::new(Arc::clone(&self.topic)).partition(partition).value(value);
-            if let Ok(delivery) = open.send(record).await {
-                drop(delivery);
+            if let Ok(delivery) = open.send(record).await
+                && self.held.is_some()
+            {
+                let _ = delivery.await;
             }
+        }
+        if let Some(held) = self.held {
+            tokio::time::sleep(held).await;
         }
         Ok(Open { work: self, transaction, open })
     }

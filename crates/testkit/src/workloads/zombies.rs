@@ -30,6 +30,7 @@ pub async fn follow_one_another(
             producer: Arc::clone(&producer),
             topic: Arc::clone(&topic),
             partitions,
+            held: None,
         };
         // The one before has a transaction open while its successor is let in.
         let mut zombie = before.take();

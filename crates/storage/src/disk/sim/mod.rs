@@ -143,6 +143,12 @@ impl SimDisk {
         }
     }
 
+    /// Another, empty disk is in its place.
+    pub fn replace(&self) {
+        self.crash(Crash::Process);
+        self.state().tree = Tree::new();
+    }
+
     pub fn set_latency(&self, latency: SimLatency) {
         self.state().latency = latency;
     }
