@@ -136,6 +136,9 @@ impl LogError {
 pub enum HealError {
     #[error("the batches to heal {range} with must start at {expected} and continue; one starts at {found}")]
     OffsetGap { range: DamagedRange, expected: Offset, found: Offset },
+    /// To be noted as damaged from there on, and healed as a whole.
+    #[error("{range} can't be healed alone: the damage begins at {at}")]
+    BeginsEarlier { range: DamagedRange, at: Offset },
     #[error("the batches to heal {range} with go on to {end}")]
     TooFar { range: DamagedRange, end: Offset },
     #[error("there are no batches to heal {0} with")]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use highwater_protocol::v1::data_client::DataClient;
 use highwater_protocol::{MESSAGE_SIZE_MAX, topic_id_bytes, v1};
 use highwater_record::{Batch, split_prefix};
-use highwater_storage::DamagedRange;
+use highwater_storage::{DamagedRange, HealError};
 use highwater_types::{BrokerId, LeaderEpoch, TopicPartition};
 use tokio::time::MissedTickBehavior;
 
@@ -92,6 +92,9 @@ async fn replace(partition: &Arc<Partition>, range: DamagedRange, batches: Vec<B
         },
         Err(error) => {
             partition.abandon_heal();
+            if let HealError::BeginsEarlier { range, at } = error {
+                partition.note_damage(DamagedRange { start: at, end: range.start });
+            }
             Err(error.to_string())
         }
     }

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use highwater_record::{Batch, EpochHistory, filler};
-use highwater_types::{Offset, TimestampMs};
+use highwater_types::{LeaderEpoch, Offset, TimestampMs};
 
 use super::Log;
 use crate::disk::{self, Disk, DiskFile, OpenMode};
@@ -35,6 +35,8 @@ pub struct HealJob {
     disk: Arc<dyn Disk>,
     sealed: Sealed,
     range: DamagedRange,
+    /// The log's first offset; what the segment has before it is not read any more.
+    log_start: Offset,
     epochs: Arc<EpochHistory>,
     index_interval_bytes: u32,
     allowed: Arc<Mutex<bool>>,
@@ -83,7 +85,7 @@ impl HealJob {
         let segment = &self.sealed.segment;
         let file = self.disk.open(&segment.log_path(), OpenMode::ReadWrite).map_err(io)?;
         let place = self.place(&*file).map_err(io)?;
-        let batches = cut_fillers(batches, &place);
+        let batches = self.reach_back(cut_fillers(batches, &place), &place)?;
         let batches = self.check(&batches, &place)?;
         let end = batches.last().map_or(place.first, |batch| batch.header().next_offset());
         let size: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
@@ -132,6 +134,22 @@ impl HealJob {
             Some((position, offset)) => Place { start, end: position, first, end_offset: offset, is_tail: false },
             None => Place { start, end: *len, first, end_offset: *end, is_tail: true },
         })
+    }
+
+    /// Where what is before the range is damaged, too, nothing tells where in the file the range begins: then that has to be healed
+    /// with it. Of what is before the log's start nobody may have another copy, and nobody reads it.
+    fn reach_back(&self, batches: Vec<Batch>, place: &Place) -> Result<Vec<Batch>, HealError> {
+        let Some(first) = batches.first().map(|batch| *batch.header()) else { return Ok(batches) };
+        if place.first >= self.range.start || first.base_offset <= place.first {
+            return Ok(batches);
+        }
+        if first.base_offset > self.log_start {
+            return Err(HealError::BeginsEarlier { range: self.range, at: place.first.max(self.log_start) });
+        }
+        let epoch = self.epochs.epoch_at(place.first).unwrap_or(first.leader_epoch);
+        let mut whole = fillers(place.first, first.base_offset, epoch);
+        whole.extend(batches);
+        Ok(whole)
     }
 
     /// The batches that heal: those up to the next good batch, which may come before the range's end.
@@ -210,6 +228,18 @@ fn cut_fillers(batches: &[Batch], place: &Place) -> Vec<Batch> {
     batches.iter().skip_while(|batch| batch.header().next_offset() <= place.first).map(cut).collect()
 }
 
+/// Empty batches for the offsets `base..end`.
+fn fillers(mut base: Offset, end: Offset, epoch: LeaderEpoch) -> Vec<Batch> {
+    let mut all = Vec::new();
+    while base < end
+        && let Ok(batch) = Batch::from_bytes(filler(base, end, epoch))
+    {
+        base = batch.header().next_offset();
+        all.push(batch);
+    }
+    all
+}
+
 fn write_batches(file: &dyn DiskFile, position: u64, batches: &[Batch]) -> io::Result<u64> {
     let slices: Vec<IoSlice<'_>> = batches.iter().map(|batch| IoSlice::new(batch.bytes())).collect();
     file.write_at(position, &slices)?;
@@ -251,6 +281,7 @@ impl Log {
             disk: self.disk.clone(),
             sealed,
             range,
+            log_start: self.start,
             epochs: self.epochs.clone(),
             index_interval_bytes: self.config.index_interval_bytes,
             allowed,
@@ -260,16 +291,15 @@ impl Log {
     /// What stands for the offsets of a damaged range of which no replica has another copy: empty batches. To heal it with.
     /// Empty if the leader epochs there are not known.
     pub fn fillers_for(&self, range: DamagedRange) -> Vec<Batch> {
-        let mut fillers = Vec::new();
+        let mut all = Vec::new();
         let mut base = range.start;
         while base < range.end {
             let Some(epoch) = self.epochs.epoch_at(base) else { return Vec::new() };
             let end = self.epochs.end_of(epoch, range.end).map_or(range.end, |(_, end)| end.min(range.end));
-            let Ok(batch) = Batch::from_bytes(filler(base, end, epoch)) else { return Vec::new() };
-            base = batch.header().next_offset();
-            fillers.push(batch);
+            all.extend(fillers(base, end, epoch));
+            base = end;
         }
-        fillers
+        all
     }
 
     /// Takes the result of a heal job. Returns whether it still mattered: a truncation may have overtaken it.

@@ -20,7 +20,7 @@ use highwater_record::{Batch, BatchBuilder, Compression, split};
 use highwater_types::{LeaderEpoch, Offset, PartitionId, TimestampMs, TimestampType, TopicId, TopicPartition};
 
 use crate::disk::sim::{Crash, SimDisk};
-use crate::{AppendError, DamagedRange, Log, LogConfig, OpenLog, ReadError, ReadPlan, RecoveryReport};
+use crate::{AppendError, DamagedRange, HealError, Log, LogConfig, OpenLog, ReadError, ReadPlan, RecoveryReport};
 
 pub(super) const DIR: &str = "/data/p";
 const EPOCH: LeaderEpoch = LeaderEpoch::new(1);
@@ -191,8 +191,15 @@ impl Fixture {
             let inside =
                 |batch: &&Batch| batch.header().base_offset < wanted.end && batch.header().next_offset() > wanted.start;
             let batches = source.iter().filter(inside).cloned().collect();
-            let healed = block_on(job.run(batches)).unwrap();
-            assert!(self.log.finish_heal(healed));
+            match block_on(job.run(batches)) {
+                Ok(healed) => assert!(self.log.finish_heal(healed)),
+                Err(HealError::BeginsEarlier { range, at }) => {
+                    self.log.abandon_heal();
+                    assert!(at < range.start, "{at} {range}");
+                    self.log.note_damage(DamagedRange { start: at, end: range.start });
+                }
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 }

@@ -1,5 +1,4 @@
 use super::*;
-use crate::HealError;
 
 /// Twenty batches in seven segments, all synced and committed.
 fn committed() -> (Fixture, Vec<Batch>) {
@@ -115,6 +114,37 @@ fn lost_and_cut_files_below_the_recovery_point_are_damage_and_healed() {
         assert_eq!((scrub(&mut f).len(), f.log.damage()), (21, None), "case {case}");
         f.restart_in_order();
         assert_eq!((scrub(&mut f).len(), f.log.damage()), (21, None), "case {case}");
+    }
+}
+
+/// Recovery looks at the end of a segment that was synced, so that it does not see all of its damage.
+#[test]
+fn t43_a_segment_of_which_nothing_is_left_is_healed_whatever_recovery_saw_of_it() {
+    // Bits of the headers and of the records of a segment's three batches.
+    for turned in 1_u32..1 << 6 {
+        for start in [0, 6, 7, 9] {
+            let (mut f, all) = committed();
+            f.log.advance_start(offset(start)).unwrap();
+            f.commit();
+            let (path, mut position) = (f.path(6, "log"), 0);
+            for (index, batch) in all[3..6].iter().enumerate() {
+                for (kind, byte) in [16, 150].into_iter().enumerate() {
+                    if turned & (1 << (2 * index + kind)) != 0 {
+                        f.hardware.flip_bit(&path, position + byte, 0).unwrap();
+                    }
+                }
+                position += batch.bytes().len() as u64;
+            }
+            f.reopen(Crash::Process);
+            f.heal_all(&all);
+            scrub(&mut f);
+            f.heal_all(&all);
+            let expected: Vec<Batch> =
+                all.iter().filter(|batch| batch.header().next_offset() > offset(start)).cloned().collect();
+            assert_eq!((scrub(&mut f), f.log.damage()), (expected.clone(), None), "{turned:06b} from {start}");
+            f.reopen(Crash::PowerLosingAll);
+            assert_eq!((scrub(&mut f), f.log.damage()), (expected, None), "{turned:06b} from {start}, again");
+        }
     }
 }
 
