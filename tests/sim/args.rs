@@ -35,8 +35,7 @@ pub struct Args {
     pub minutes: f64,
     /// Kinds of faults to draw from: all, none, or a list of crash, power, hang, disk, bits, network, clock, restart, membership,
     /// members. Scenarios, which all does not have, one after the other: left-behind, rejoin, stale, shrink, cascade, deposed, dark,
-    /// amnesia, absent, rot,
-    /// spoiled.
+    /// amnesia, absent, rot, spoiled.
     #[arg(long, default_value = "all", value_name = "KINDS", value_parser = Kinds::parse)]
     pub faults: Kinds,
     /// What clients do besides writing to and reading a topic, alone and in a group: drawn (by the seed), all, none, or a list of
