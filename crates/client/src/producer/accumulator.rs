@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use highwater_record::{BatchBuilder, Compression, HEADER_LEN};
+use highwater_record::{BatchBuilder, Compression};
 use highwater_seams::Entropy;
 use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, Outcome, PartitionId, TimestampMs, TopicId, TopicName};
 use tokio::sync::Notify;
@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use crate::metadata::{ClusterMetadata, TopicMetadata};
 use crate::producer::batch::Batch;
 use crate::producer::delivery::{Completion, Delivery};
+use crate::producer::failure::{AttemptFailure, expired};
 use crate::producer::numbering::{Mode, Session};
-use crate::producer::queue::{Due, LastFailure};
+use crate::producer::queue::Due;
 use crate::producer::sessions::breaks_off;
 use crate::producer::topic::TopicQueues;
 use crate::producer::{ProducerConfig, ProducerRecord};
@@ -41,24 +42,6 @@ pub(crate) struct Outgoing {
 
 /// A batch, and what becomes of its records.
 pub(crate) type Settled = (Batch, Result<crate::producer::delivery::Acknowledged, ProduceError>);
-
-/// Why batches come back unsettled.
-#[derive(Debug, Clone)]
-pub(crate) struct AttemptFailure {
-    pub code: ErrorCode,
-    pub message: Arc<str>,
-    pub outcome: Outcome,
-    pub retriable: bool,
-    /// A broker said so; otherwise it is the client's guess.
-    pub answered: bool,
-}
-
-impl AttemptFailure {
-    fn noted(&self) -> LastFailure {
-        let refused = self.answered && self.outcome == Outcome::NotApplied;
-        LastFailure { message: Arc::clone(&self.message), refusal: refused.then_some(self.code) }
-    }
-}
 
 /// One broker's part.
 #[derive(Default)]
@@ -142,9 +125,9 @@ impl Accumulator {
         // Compressed, it may still fit: then the broker decides.
         if reserved > topic.batch_bytes
             && config.compression == Compression::None
-            && batch_bytes_min(&record) > topic.batch_bytes_max
+            && record.batch_bytes_min() > topic.batch_bytes_max
         {
-            let (size, max) = (batch_bytes_min(&record), topic.batch_bytes_max);
+            let (size, max) = (record.batch_bytes_min(), topic.batch_bytes_max);
             let why = format!("the record makes a batch of {size} bytes; the topic's max.message.bytes is {max}");
             return Appended::Refused(ProduceError::unsent(name, ErrorCode::RecordTooLarge, why));
         }
@@ -478,30 +461,4 @@ impl Accumulator {
         }
         (settled, next)
     }
-}
-
-/// The error of a batch whose delivery timeout has passed: what the last broker that refused it said, if nothing else
-/// can have happened to it.
-pub(crate) fn expired(batch: &Batch, last: Option<&LastFailure>) -> ProduceError {
-    let timeout = batch.deadline - batch.created;
-    let message = match last {
-        Some(last) => format!("not acknowledged within the delivery timeout of {timeout:?}; last: {}", last.message),
-        None if batch.attempts > 0 => format!("not acknowledged within the delivery timeout of {timeout:?}"),
-        None => format!("not sent within the delivery timeout of {timeout:?}: its partition had no leader, or a queue"),
-    };
-    let refusal = last.and_then(|last| last.refusal).filter(|_| batch.attempts > 0 && !batch.maybe_applied);
-    batch.failure(refusal.unwrap_or(ErrorCode::RequestTimedOut), message, Outcome::NotApplied)
-}
-
-/// Bytes that a record takes of the buffer, and the most that it can take in a batch.
-pub(crate) fn record_bytes(record: &ProducerRecord) -> usize {
-    let headers = record.headers.iter().map(|(name, value)| 10 + name.len() + value.as_ref().map_or(0, |v| v.len()));
-    36 + record.key.as_ref().map_or(0, |key| key.len())
-        + record.value.as_ref().map_or(0, |value| value.len())
-        + headers.sum::<usize>()
-}
-
-/// The least bytes that a batch of this record takes.
-pub(crate) fn batch_bytes_min(record: &ProducerRecord) -> usize {
-    HEADER_LEN + record_bytes(record) - 36 - 10 * record.headers.len()
 }

@@ -8,6 +8,7 @@ mod accumulator;
 mod batch;
 mod config;
 mod delivery;
+mod failure;
 mod numbering;
 mod outbox;
 mod partitioner;
@@ -36,7 +37,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::client::ClientInner;
-use crate::producer::accumulator::{Appended, batch_bytes_min, record_bytes};
+use crate::producer::accumulator::Appended;
 use crate::producer::shared::Shared;
 use crate::{FlushError, InvalidSetting, ProduceError};
 
@@ -96,7 +97,7 @@ impl Producer {
         if shared.takes_turn() {
             yield_now().await;
         }
-        let bytes = record_bytes(&record);
+        let bytes = record.bytes_max();
         if let Err(error) = self.reserve(&record, bytes) {
             let Some(wait) = error else { return Err(self.refusal(&record, bytes)) };
             self.reserve_slowly(&record, wait).await?;
@@ -142,7 +143,7 @@ impl Producer {
     /// `Err(Some)`: that much has to be waited for. `Err(None)`: it can't be.
     fn reserve(&self, record: &ProducerRecord, bytes: usize) -> Result<(), Option<u32>> {
         let shared = &*self.handle.shared;
-        let fits = bytes <= shared.config.buffer_bytes && batch_bytes_min(record) <= MESSAGE_SIZE_MAX - (1 << 20);
+        let fits = bytes <= shared.config.buffer_bytes && record.batch_bytes_min() <= MESSAGE_SIZE_MAX - (1 << 20);
         // Fits into 32 bits: the buffer does.
         let permits = bytes as u32;
         if !fits {

@@ -6,13 +6,13 @@
 //! that may be in the log goes alone, so that the answer is about it and no other.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use highwater_types::{BrokerId, ErrorCode, LeaderEpoch, PartitionId};
+use highwater_types::{BrokerId, LeaderEpoch, PartitionId};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::producer::batch::Batch;
+use crate::producer::failure::LastFailure;
 use crate::producer::numbering::{Mode, Numbering, Session};
 
 /// Numbered batches of a partition in one request: a leader knows a producer's last five again (T29).
@@ -35,14 +35,6 @@ pub(crate) struct PartitionQueue {
     pub numbering: Numbering,
     /// Size of the last batch sent: about the size of the next.
     pub batch_bytes_hint: usize,
-}
-
-/// Why the last attempt at a partition failed.
-#[derive(Debug, Clone)]
-pub(crate) struct LastFailure {
-    pub message: Arc<str>,
-    /// Set if a broker said so, and that nothing was written.
-    pub refusal: Option<ErrorCode>,
 }
 
 /// Which batches may go.

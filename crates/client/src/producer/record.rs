@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use highwater_record::HEADER_LEN;
 use highwater_types::{Offset, PartitionId, TimestampMs, TopicName};
 
 /// The name of a topic to produce to. Make one and clone it where many records go to one topic: that copies nothing.
@@ -125,6 +126,18 @@ impl ProducerRecord {
     pub fn timestamp(mut self, timestamp: TimestampMs) -> Self {
         self.timestamp = Some(timestamp);
         self
+    }
+
+    /// Bytes that it takes of the buffer, and the most that it can take in a batch.
+    pub(crate) fn bytes_max(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| 10 + name.len() + value.as_ref().map_or(0, Bytes::len));
+        let key_and_value = self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len);
+        36 + key_and_value + headers.sum::<usize>()
+    }
+
+    /// The least bytes that a batch of it alone takes.
+    pub(crate) fn batch_bytes_min(&self) -> usize {
+        HEADER_LEN + self.bytes_max() - 36 - 10 * self.headers.len()
     }
 }
 

@@ -7,8 +7,8 @@ use highwater_types::{ErrorCode, Outcome};
 use crate::ProduceError;
 use crate::producer::accumulator::{Accumulator, Place, Settled};
 use crate::producer::batch::Batch;
+use crate::producer::failure::LastFailure;
 use crate::producer::numbering::{Mode, Numbering, Session};
-use crate::producer::queue::LastFailure;
 
 impl Accumulator {
     /// Numbers everything from 0 in this session, the next transaction's. Nothing is in flight.

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::ProduceError;
 use crate::client::ClientInner;
 use crate::metadata::TopicMetadata;
-use crate::producer::accumulator::{Accumulator, Appended, AttemptFailure, Outgoing, Place, Settled};
+use crate::producer::accumulator::{Accumulator, Appended, Outgoing, Place, Settled};
 use crate::producer::batch::Batch;
+use crate::producer::failure::AttemptFailure;
 use crate::producer::numbering::Mode;
 use crate::producer::{ProducerConfig, ProducerRecord};
 

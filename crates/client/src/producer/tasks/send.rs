@@ -16,9 +16,10 @@ use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::producer::Acks;
-use crate::producer::accumulator::{AttemptFailure, Outgoing, Place, expired};
+use crate::producer::accumulator::{Outgoing, Place};
 use crate::producer::batch::Batch;
 use crate::producer::delivery::Acknowledged;
+use crate::producer::failure::{AttemptFailure, expired};
 use crate::producer::outbox::{self, Outbox};
 use crate::producer::shared::Shared;
 
