@@ -1,12 +1,12 @@
 //! The command line, as scripts use it.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{BINARY, Scene, TOPIC, until};
+use crate::common::{BINARY, SOON, Scene, TOPIC, until};
 
 /// Runs `highwater` with what stands in `args` between spaces, and then `more`.
 fn highwater(bootstrap: &str, args: &str, input: &str) -> Output {
@@ -118,6 +118,52 @@ async fn every_command_does_what_it_says_and_exits_as_documented() {
     succeeds(&at, "topic delete orders --if-exists", "");
     assert!(!succeeds(&at, "topic list", "").contains("orders"));
     assert!(succeeds(&at, "topic list", "").contains(TOPIC));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_on_is_told_when_no_broker_can_be_reached_and_when_one_is_again() {
+    let mut scene = Scene::new().await;
+    let at = scene.cluster.bootstrap();
+    let nodes: Vec<_> = scene.cluster.nodes().map(|(id, _)| id).collect();
+    let (heard, said) = std::sync::mpsc::channel();
+    let mut readers = Vec::new();
+    for args in [vec!["--group", "g"], vec![]] {
+        let mut command = Command::new(BINARY);
+        command.args(["consume", TOPIC]).args(args).env("HIGHWATER_BOOTSTRAP", &at);
+        let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let (out, err) = (reader.stdout.take().expect("piped"), reader.stderr.take().expect("piped"));
+        for from in [Box::new(out) as Box<dyn Read + Send>, Box::new(err)] {
+            let heard = heard.clone();
+            std::thread::spawn(move || {
+                BufReader::new(from).lines().map_while(Result::ok).for_each(|line| _ = heard.send(line));
+            });
+        }
+        readers.push(reader);
+    }
+    // From both of them, and each once.
+    let both_say = |what: &str| {
+        let mut both = 0;
+        while both < 2 {
+            let line = said.recv_timeout(SOON).unwrap_or_else(|_| panic!("nobody said {what:?} any more"));
+            both += u32::from(line.starts_with(what));
+            assert!(
+                line.starts_with(what) || ["assigned", "lost", "revoked"].iter().any(|it| line.starts_with(it)),
+                "{line}"
+            );
+        }
+    };
+    succeeds(&at, &format!("produce {TOPIC}"), "before\n");
+    both_say("before");
+    nodes.iter().for_each(|node| scene.kill(*node));
+    both_say("no broker can be reached, trying on: 127.0.0.1:");
+    nodes.iter().for_each(|node| scene.start(*node));
+    both_say("a broker is reached again");
+    succeeds(&at, &format!("produce {TOPIC} --timeout 30"), "after\n");
+    both_say("after");
+    for mut reader in readers {
+        reader.kill().expect("it runs");
+        reader.wait().expect("it ends");
+    }
 }
 
 #[test]

@@ -36,6 +36,19 @@ impl ConnectArgs {
     }
 }
 
+/// For a command that goes on for as long as the cluster does: says on standard error when no broker can be reached any more,
+/// and when one is again.
+pub fn tell_when_lost(client: &Client) {
+    let client = client.clone();
+    tokio::spawn(async move {
+        loop {
+            eprintln!("no broker can be reached, trying on: {}", client.lost().await);
+            client.found().await;
+            eprintln!("a broker is reached again");
+        }
+    });
+}
+
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         Self::of_code(error.code, &error.to_string())

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use crate::channels::Channels;
 use crate::metadata::{ClusterMetadata, TopicMetadata};
 use crate::{
-    Admin, ConnectError, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, InvalidSetting, NodeAddress, Producer,
+    Admin, ConnectError, Consumer, ConsumerConfig, GroupConfig, GroupConsumer, InvalidSetting, Producer,
     ProducerConfig, TransactionError, TransactionalConfig, TransactionalProducer, bootstrap, metadata,
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct ClientInner {
     pub request_timeout: Duration,
     pub topic_wait: Duration,
     image: watch::Sender<Arc<ClusterMetadata>>,
+    /// What was tried in vain, while no broker can be reached.
+    lost: watch::Sender<Option<String>>,
     doubt: Arc<Notify>,
     channels: Channels,
     follower: AbortHandle,
@@ -104,6 +106,17 @@ impl Client {
     pub async fn metadata_when(&self, condition: impl Fn(&ClusterMetadata) -> bool) -> Arc<ClusterMetadata> {
         self.inner.image_when(condition).await
     }
+
+    /// Resolves once every broker that is known has been tried in vain, with each one's address and error. The client, and all
+    /// that was made from it, goes on trying.
+    pub async fn lost(&self) -> String {
+        self.inner.when_lost(Option::is_some).await.unwrap_or_default()
+    }
+
+    /// Resolves once a broker answers again, or at once if none was [lost](Self::lost).
+    pub async fn found(&self) {
+        self.inner.when_lost(Option::is_none).await;
+    }
 }
 
 impl ClientBuilder {
@@ -150,13 +163,21 @@ impl ClientBuilder {
         let (image, mut changes) = watch::channel(Arc::new(ClusterMetadata::default()));
         let failures = Arc::new(Mutex::new(Vec::new()));
         let doubt = Arc::new(Notify::new());
-        let (sender, noted) = (image.clone(), Arc::clone(&failures));
-        let follow = metadata::watch::follow(seams.clone(), bootstrap.clone(), sender, noted, Arc::clone(&doubt));
+        let (lost, _) = watch::channel(None);
+        let follow = metadata::watch::follow(
+            seams.clone(),
+            bootstrap.clone(),
+            image.clone(),
+            lost.clone(),
+            Arc::clone(&failures),
+            Arc::clone(&doubt),
+        );
         let inner = ClientInner {
             seams,
             request_timeout: self.request_timeout,
             topic_wait: self.topic_wait,
             image,
+            lost,
             doubt,
             channels: Channels::default(),
             follower: tokio::spawn(follow).abort_handle(),
@@ -166,18 +187,10 @@ impl ClientBuilder {
             Ok(_) => Ok(Client { inner: Arc::new(inner) }),
             Err(_) => Err(ConnectError::Unreachable {
                 waited: self.connect_timeout,
-                tried: tried(&bootstrap, &failures.lock().unwrap_or_else(PoisonError::into_inner)),
+                tried: metadata::watch::tried(&bootstrap, &failures.lock().unwrap_or_else(PoisonError::into_inner)),
             }),
         }
     }
-}
-
-fn tried(bootstrap: &[NodeAddress], failures: &[(NodeAddress, String)]) -> String {
-    let one = |address: &NodeAddress| match failures.iter().find(|(failed, _)| failed == address) {
-        Some((_, reason)) => format!("{address} ({reason})"),
-        None => format!("{address} (no answer)"),
-    };
-    bootstrap.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 impl ClientInner {
@@ -195,6 +208,14 @@ impl ClientInner {
             Ok(image) => Arc::clone(&image),
             // Can't be: `self` holds the sender.
             Err(_) => self.image(),
+        }
+    }
+
+    async fn when_lost(&self, condition: impl Fn(&Option<String>) -> bool) -> Option<String> {
+        match self.lost.subscribe().wait_for(|lost| condition(lost)).await {
+            Ok(lost) => lost.clone(),
+            // Can't be: `self` holds the sender.
+            Err(_) => None,
         }
     }
 

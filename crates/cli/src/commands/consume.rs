@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use highwater_client::{Client, ConsumerConfig, IsolationLevel, Offset, OffsetAt, PartitionId, StartAt, TimestampMs};
 
-use crate::args::{ConnectArgs, block_on, until_ended};
+use crate::args::{ConnectArgs, block_on, tell_when_lost, until_ended};
 use crate::failure::{Failure, Outcome};
 
 pub mod format;
@@ -97,11 +97,13 @@ impl Consume {
     /// Watches for signals itself, to commit what was printed.
     async fn consume_as_member(&self, group: &str) -> Outcome {
         let client = self.connect.connect().await?;
+        tell_when_lost(&client);
         group::consume(self, &client, group).await
     }
 
     async fn consume(&self) -> Outcome {
         let client = self.connect.connect().await?;
+        tell_when_lost(&client);
         let mut left = self.max.unwrap_or(u64::MAX);
         let mut ends = if self.until_end { self.ends(&client).await? } else { BTreeMap::new() };
         // Without --until-end the broker says so; here nothing would be asked of it.

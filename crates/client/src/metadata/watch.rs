@@ -22,13 +22,14 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(3);
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Follows the cluster's metadata until it is aborted. `failures` keeps the last error of each
-/// address tried. `doubt` fires when what is known keeps being wrong: the broker asked may be cut off from the
-/// controllers, so another is asked.
+/// Follows the cluster's metadata until it is aborted. `lost` has what was tried while no broker can be reached. `failures`
+/// keeps the last error of each address tried. `doubt` fires when what is known keeps being wrong: the broker asked may be
+/// cut off from the controllers, so another is asked.
 pub(crate) async fn follow(
     seams: Seams,
     bootstrap: Vec<NodeAddress>,
     image: watch::Sender<Arc<ClusterMetadata>>,
+    lost: watch::Sender<Option<String>>,
     failures: Arc<Mutex<Vec<(NodeAddress, String)>>>,
     doubt: Arc<Notify>,
 ) {
@@ -42,6 +43,7 @@ pub(crate) async fn follow(
             Ok((first, mut stream)) => {
                 apply(&image, &first);
                 failed_in_a_row = 0;
+                lost.send_if_modified(|lost| lost.take().is_some());
                 let opened = Instant::now();
                 loop {
                     let next = tokio::select! {
@@ -71,6 +73,14 @@ pub(crate) async fn follow(
                 failures.retain(|(known, _)| *known != address);
                 failures.push((address, reason));
                 failed_in_a_row += 1;
+                if failed_in_a_row as usize >= addresses.len() {
+                    let is_news = |lost: &mut Option<String>| {
+                        let is_news = lost.is_none();
+                        lost.get_or_insert_with(|| tried(&addresses, &failures));
+                        is_news
+                    };
+                    lost.send_if_modified(is_news);
+                }
             }
         }
         // Every address once without a pause, then slower with each round.
@@ -78,6 +88,15 @@ pub(crate) async fn follow(
         let pause = if round == 0 { Duration::ZERO } else { RETRY_WAIT * 2u32.saturating_pow(round - 1).min(64) };
         sleep(pause.min(RETRY_WAIT_MAX).max(Duration::from_millis(1))).await;
     }
+}
+
+/// Each address with why it failed.
+pub(crate) fn tried(addresses: &[NodeAddress], failures: &[(NodeAddress, String)]) -> String {
+    let one = |address: &NodeAddress| match failures.iter().find(|(failed, _)| failed == address) {
+        Some((_, reason)) => format!("{address} ({reason})"),
+        None => format!("{address} (no answer)"),
+    };
+    addresses.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// The brokers known, and the bootstrap addresses, each once.
