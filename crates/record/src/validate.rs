@@ -3,11 +3,13 @@
 //! Invariant: what passes here can be read back by any client of the format, costs no more than the limits say to
 //! read, and claims nothing that only the broker may write (control batches, append time).
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use bytes::Bytes;
 use highwater_types::{ProducerEpoch, ProducerId, Sequence, TimestampMs, TimestampType};
 
 use crate::batch::{self, decompress_error};
-use crate::compression;
+use crate::compression::{self, DecompressError};
 use crate::header::{BatchHeader, HEADER_LEN};
 use crate::record::{Layout, timestamp};
 use crate::varint::Cursor;
@@ -48,15 +50,13 @@ pub fn validate_produce(bytes: Bytes, limits: &ProduceLimits) -> Result<Vec<Batc
         return Err(BatchError::Empty { found: 0 });
     }
     let mut batches = Vec::with_capacity(1);
-    let mut scratch = Vec::new();
-    let mut decompressed_left = limits.decompressed_bytes_max;
+    let mut unpacking = Unpacking { left: limits.decompressed_bytes_max, ..Unpacking::default() };
     let mut start = 0;
     while start < bytes.len() {
         let rest = &bytes[start..];
         let length = check_envelope(rest, limits).map_err(|error| error.shifted(start))?;
         let batch = Batch::from_bytes(bytes.slice(start..start + length)).map_err(|error| error.shifted(start))?;
-        let max_timestamp =
-            check_batch(&batch, limits, &mut scratch, &mut decompressed_left).map_err(|error| error.shifted(start))?;
+        let max_timestamp = check_batch(&batch, limits, &mut unpacking).map_err(|error| error.shifted(start))?;
         batches.push(if max_timestamp == batch.header().max_timestamp {
             batch
         } else {
@@ -75,23 +75,53 @@ fn check_envelope(rest: &[u8], limits: &ProduceLimits) -> Result<usize, BatchErr
     batch::whole_len(rest)
 }
 
+/// What one thread unpacks at a time without asking the others: more than batches of records have, and little enough for each of
+/// many threads.
+const UNPACKED_FREELY_BYTES_MAX: usize = 32 << 20;
+/// For all that is larger: one at a time, however many strangers send what is small and unpacks to much (T47).
+static LARGE: Mutex<()> = Mutex::new(());
+
+/// The records of one compressed batch after the other, unpacked.
+#[derive(Default)]
+struct Unpacking {
+    records: Vec<u8>,
+    /// Until `records` is gone.
+    large: Option<MutexGuard<'static, ()>>,
+    /// To how much further batches may unpack.
+    left: usize,
+}
+
+impl Unpacking {
+    fn unpack(&mut self, codec: Compression, packed: &[u8]) -> Result<&[u8], DecompressError> {
+        let freely = self.left.min(UNPACKED_FREELY_BYTES_MAX);
+        let mut unpacked = match self.large {
+            Some(_) => Err(DecompressError::TooLarge),
+            None => compression::decompress(codec, packed, freely, &mut self.records),
+        };
+        if unpacked == Err(DecompressError::TooLarge) && freely < self.left {
+            self.records = Vec::new();
+            self.large.get_or_insert_with(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+            // Room for all at once takes memory only as it is filled; a buffer that grows, as it otherwise does, has its bytes twice.
+            let _ = self.records.try_reserve_exact(self.left);
+            unpacked = compression::decompress(codec, packed, self.left, &mut self.records);
+        }
+        unpacked?;
+        self.left -= self.records.len();
+        Ok(&self.records)
+    }
+}
+
 /// The greatest timestamp of its records.
-fn check_batch(
-    batch: &Batch,
-    limits: &ProduceLimits,
-    scratch: &mut Vec<u8>,
-    decompressed_left: &mut usize,
-) -> Result<TimestampMs, BatchError> {
+fn check_batch(batch: &Batch, limits: &ProduceLimits, unpacking: &mut Unpacking) -> Result<TimestampMs, BatchError> {
     let header = batch.header();
     check_rules(header)?;
     let body = &batch.bytes()[HEADER_LEN..];
     match header.attributes.compression() {
         Compression::None => check_records(header, body, limits),
         codec => {
-            compression::decompress(codec, body, *decompressed_left, scratch)
-                .map_err(|error| decompress_error(codec, limits.decompressed_bytes_max, error))?;
-            *decompressed_left -= scratch.len();
-            check_records(header, scratch, limits)
+            let records = unpacking.unpack(codec, body);
+            let records = records.map_err(|error| decompress_error(codec, limits.decompressed_bytes_max, error))?;
+            check_records(header, records, limits)
         }
     }
 }

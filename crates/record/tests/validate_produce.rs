@@ -138,6 +138,28 @@ fn t47_decompressed_bytes_are_bounded_over_all_batches_of_a_call() {
 }
 
 #[test]
+fn t47_what_unpacks_to_much_is_checked_as_well_by_many_threads_at_a_time() {
+    let large = ProduceLimits {
+        batch_bytes_max: 1 << 20,
+        record_bytes_max: 48 << 20,
+        decompressed_bytes_max: 100 << 20,
+        keys_required: false,
+    };
+    let (much, little) = (vec![0; 40 << 20], vec![1; 10]);
+    let batches =
+        [batch(Compression::Zstd, &[&much]), batch(Compression::Lz4, &[&little]), batch(Compression::Gzip, &[&much])];
+    let check = |times: usize| validate_produce(batches.concat().repeat(times).into(), &large);
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(|| {
+                assert_eq!(check(1).unwrap().len(), 3);
+                assert!(check(2).unwrap_err().to_string().contains("104857600"), "80 MiB fit, 160 do not");
+            });
+        }
+    });
+}
+
+#[test]
 fn records_are_checked_to_the_last_byte() {
     let corrupt = |body: &[u8], count, says| refused(with_body(body, count), ErrorCode::CorruptBatch, says);
     // A whole record: length 6, attributes, timestamp 0, offset 0, null key, null value, no headers.
