@@ -110,6 +110,11 @@ port=$("${compose[@]}" port broker-1 9092 | sed 's/.*://')
 [[ "$("${compose[@]}" port broker-1 9092)" == 127.0.0.1:* ]] || fail "broker-1's port is open to others than this machine"
 "$binary" health "127.0.0.1:$port" || fail "broker-1 can't be reached at its published port"
 
+# And as Kafka clients do: by the address that the broker's log tells.
+at=$("${compose[@]}" port broker-1 19094)
+printed() { "${compose[@]}" logs --no-color broker-1 | grep -cF "bootstrap.servers=$at" >/dev/null; }
+until_true "broker-1 prints bootstrap.servers=$at" 10 printed
+
 cli topic create orders --partitions 3 >/dev/null
 # Keyed, so that order can be checked: key n % 10, value n. They go on until the file `enough` is there.
 produce() {

@@ -292,6 +292,12 @@ async fn a_long_poll_ends_with_the_first_record_and_a_session_tells_only_what_is
     };
     let refused = timeout(SOON, knows).await.expect("it says who leads");
     assert_eq!(refused.node_endpoints[0].node_id.0 as u32, leader.get());
+    let metadata = other.call(12, &MetadataRequest::default().with_topics(None)).await;
+    let id = metadata.topics.iter().find(|it| it.name == Some(name(TOPIC))).expect("it knows the topic").topic_id;
+    let refused = other.call(16, &fetch(16, id, 0, 0).with_session_epoch(-1)).await;
+    let partition = &refused.responses[0].partitions[0];
+    assert_eq!((partition.error_code, partition.current_leader.leader_id.0 as u32), (6, leader.get()));
+    assert_eq!(refused.node_endpoints[0].node_id.0 as u32, leader.get());
     assert!(ErrorCode::NotLeader.is_retriable());
 }
 

@@ -20,7 +20,7 @@ use crate::kafka::{Kafka, fetch, values_of};
 
 /// What a Kafka client makes of a partition that it reads with isolation `read_committed`: the values up to the last stable offset,
 /// and whether that is the end.
-async fn read_committed(kafka: &mut Kafka) -> (Vec<u32>, bool) {
+pub(crate) async fn read_committed(kafka: &mut Kafka) -> (Vec<u32>, bool) {
     let (mut values, mut next) = (Vec::new(), 0);
     loop {
         let answer = kafka.call(12, &fetch(12, uuid::Uuid::nil(), next, 0).with_isolation_level(1)).await;

@@ -12,6 +12,7 @@ mod isr;
 mod kafka;
 mod kafka_admin;
 mod kafka_both_doors;
+mod kafka_versions;
 mod metrics;
 mod min_insync;
 mod quickstart;

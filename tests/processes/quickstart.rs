@@ -1,6 +1,7 @@
 //! The quick start, as a user runs it.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use crate::common::BINARY;
 
@@ -11,10 +12,26 @@ fn the_quick_start_keeps_its_promises_on_a_users_own_file() {
     let lines: String = (0..5000).map(|n| format!("{{\"user\":\"u{}\",\"n\":{n}}}\n", n % 97)).collect();
     std::fs::write(&file, lines).expect("the file can be written");
     let mut run = Command::new(BINARY);
-    let output = run.args(["quickstart", "--stream-seconds", "3", "--key", "user", "--input"]).arg(&file).output();
-    let output = output.expect("the binary runs");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let mut run = run
+        .args(["quickstart", "--keep", "--stream-seconds", "3", "--key", "user", "--input"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut said = String::new();
+    for line in BufReader::new(run.stdout.take().expect("piped")).lines() {
+        said += &format!("{}\n", line.expect("text"));
+        if said.ends_with("Ctrl-C ends it and removes its files.\n") {
+            let id = rustix::process::Pid::from_child(&run);
+            rustix::process::kill_process(id, rustix::process::Signal::INT).expect("it runs");
+        }
+    }
+    assert_eq!(run.wait().expect("it ends").code(), Some(0), "{said}");
+    // It was kept up, for clients of either kind.
+    for (wanted, count) in [("HIGHWATER_BOOTSTRAP=", 3), ("bootstrap.servers=", 3)] {
+        let addresses = said.lines().find_map(|line| line.trim().split_once(wanted)).expect(wanted).1;
+        assert_eq!(addresses.split(',').filter(|it| it.starts_with("127.0.0.1:")).count(), count, "{addresses}");
+    }
     for wanted in ["5,000 records", "kill -9", "stood still for", "every acknowledged record came back", "leads now"] {
         assert!(said.contains(wanted), "{wanted:?} is missing in:\n{said}");
     }

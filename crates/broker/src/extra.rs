@@ -2,6 +2,7 @@
 //! what they are.
 
 use futures::future::BoxFuture;
+use highwater_metadata::Endpoint;
 use highwater_seams::Listener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -22,6 +23,8 @@ pub struct Surroundings {
 pub struct DoorListener {
     pub name: String,
     pub listener: Box<dyn Listener>,
+    /// Where clients reach it.
+    pub advertised: Endpoint,
 }
 
 type Mount = Box<dyn FnOnce(Routes, Surroundings) -> Routes + Send>;

@@ -103,8 +103,10 @@ impl Broker {
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for named in &config.listeners {
             let listener = bind(&seams, &named.host, named.port).await?;
-            listeners.push(named.endpoint(listener.port()));
-            door_listeners.push(DoorListener { name: named.name.clone(), listener });
+            let told = named.endpoint(listener.port());
+            let (name, advertised) = (told.name.clone(), told.endpoint.clone());
+            door_listeners.push(DoorListener { name, listener, advertised });
+            listeners.push(told);
         }
         let link = ClusterLink::start(link_config(config, endpoint, listeners, last_run), seams.clone());
 

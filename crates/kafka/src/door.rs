@@ -66,8 +66,9 @@ pub fn serve(config: KafkaConfig, api: BrokerApi, listeners: Vec<DoorListener>) 
         // A broker opens one such door.
         let _ = api.core.partitions.metrics().door.set(Box::new(move |page| scraped.write(page)));
         let mut listening = JoinSet::new();
-        for DoorListener { name, listener } in listeners {
-            tracing::info!(listener = name, port = listener.port(), "listening for Kafka clients");
+        for DoorListener { name, listener, advertised } in listeners {
+            // As a Kafka client's setting is called: of a container, its log is where to find it.
+            tracing::info!(listener = name, bootstrap.servers = %advertised, "listening for Kafka clients");
             let door = Arc::new(Door {
                 api: api.clone(),
                 config: config.clone(),

@@ -48,6 +48,14 @@ pub(crate) fn commit_error(error: ResponseError) -> ResponseError {
     match error {
         // It says that it is none, and there are some.
         ResponseError::NonEmptyGroup => ResponseError::UnknownMemberId,
+        error => epoch_error(error),
+    }
+}
+
+/// Of requests about offsets there is one name for an epoch that is not the member's, whether it is behind or ahead.
+fn epoch_error(error: ResponseError) -> ResponseError {
+    match error {
+        ResponseError::FencedMemberEpoch => ResponseError::StaleMemberEpoch,
         error => error,
     }
 }
@@ -282,7 +290,7 @@ async fn fetch(call: &Call, asked: Asked) -> Result<ByTopic<Found>, Refused> {
     let answer = answered(call.door.api.coordinator().fetch_offsets(Request::new(request)).await);
     let offsets = match answer {
         Ok(answer) => answer.offsets,
-        Err(error) => return Err((error, asked.topics.unwrap_or_default())),
+        Err(error) => return Err((epoch_error(error), asked.topics.unwrap_or_default())),
     };
     let Some(topics) = asked.topics else { return Ok(by_topic(&image, &offsets)) };
     let found = |it: &v1::CommittedOffset| Some(((TopicId::from_slice(&it.topic_id)?, it.partition), it.clone()));
@@ -453,5 +461,6 @@ mod tests {
         let refused = Ok(Results::from([(tp, ResponseError::OffsetMetadataTooLarge)]));
         assert_eq!(outcome(Ok(tp), &refused), of(ResponseError::OffsetMetadataTooLarge));
         assert_eq!(commit_error(ResponseError::NonEmptyGroup), ResponseError::UnknownMemberId);
+        assert_eq!(commit_error(ResponseError::FencedMemberEpoch), ResponseError::StaleMemberEpoch);
     }
 }
