@@ -283,12 +283,13 @@ class Kcat:
             form = ["-P", "-t", topic, "-K", "\x01", "-D", "\x02", "-Z", "-z", codec]
             self.run(*form, *headers, *at, *options, stdin=b"".join(lines))
 
-    def consume(self, topic, starts, count, committed_only=False):
+    def consume(self, topic, starts, count, committed_only=False, **config):
         level = "read_committed" if committed_only else "read_uncommitted"
+        config = {"isolation.level": level, "check.crcs": "true", "fetch.message.max.bytes": BIG, "auto.offset.reset": "error", **config}
+        options = [it for name, value in config.items() for it in ("-X", f"{name}={value}")]
         records = []
         for partition, offset in starts.items():
             form = ["-C", "-q", "-e", "-J", "-t", topic, "-p", partition, "-o", offset]
-            options = ["-X", f"isolation.level={level}", "-X", "check.crcs=true", "-X", f"fetch.message.max.bytes={BIG}"]
             for line in self.run(*form, *options).stdout.splitlines():
                 # Bytes that are no text are in its JSON as they are.
                 records.append(self.record(json.loads(line.decode(errors="surrogateescape"), strict=False)))

@@ -90,9 +90,15 @@ class Node:
         found = (it for it in samples if it and it[1] == name and wanted <= set((it[2] or "").split(",")))
         return sum(float(it[3]) for it in found)
 
-    def resident_bytes(self):
+    def resident_bytes(self, most=False):
+        """Now, or the most since `forget_peak`."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+        return int(re.search(rf"{'VmHWM' if most else 'VmRSS'}:\s+(\d+) kB", status).group(1)) * 1024
+
+    def forget_peak(self):
+        """And returns what it has now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self.resident_bytes()
 
 
 class Cluster:

@@ -24,6 +24,8 @@ def binary(request):
 @pytest.fixture(scope="session")
 def cluster(binary, tmp_path_factory):
     running = Cluster(binary, tmp_path_factory.mktemp("cluster"), PORT)
+    for broker in running.brokers.values():
+        broker.configure("node", metrics_listen=f"127.0.0.1:{int(broker.kafka.split(':')[1]) + 40}")
     try:
         running.start()
         yield running

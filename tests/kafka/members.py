@@ -1,6 +1,8 @@
 """Members of groups: each a thread that polls, commits what it saw, and tells what it is assigned."""
 
 import asyncio
+import re
+import subprocess
 import threading
 
 import aiokafka
@@ -145,4 +147,38 @@ class AioKafkaMember(PythonMember):
         await consumer.stop()
 
 
-MEMBERS = {"confluent-kafka": ConfluentMember, "kafka-python": KafkaPythonMember, "aiokafka": AioKafkaMember}
+class KcatMember(Member):
+    """Tells on standard error what it is assigned; commits by itself, and when it ends."""
+
+    assignors = ["range", "roundrobin", "cooperative-sticky"]
+
+    def take_part(self):
+        config = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": 200, "session.timeout.ms": 10_000}
+        config |= {"heartbeat.interval.ms": 500, "partition.assignment.strategy": self.assignor}
+        if self.instance:
+            config["group.instance.id"] = self.instance
+        options = [it for name, value in config.items() for it in ("-X", f"{name}={value}")]
+        command = ["kcat", "-b", self.bootstrap, *options, "-u", "-f", "%p %o %s\n", "-G", self.group, self.topic]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as kcat:
+            helpers = [
+                threading.Thread(target=self.hear, args=(kcat.stderr,), daemon=True),
+                threading.Thread(target=lambda: (self.stopping.wait(), kcat.terminate()), daemon=True),
+            ]
+            for it in helpers:
+                it.start()
+            for line in kcat.stdout:
+                partition, offset, value = line.split()
+                self.saw(self.assigned, [(int(partition), int(offset), value)])
+            for it in helpers:
+                it.join()
+        assert kcat.returncode == 0, f"kcat: exit code {kcat.returncode}"
+
+    def hear(self, stderr):
+        for line in stderr:
+            if b"rebalanced" in line:
+                partitions = set(map(int, re.findall(rb" \[(\d+)\]", line)))
+                is_more = b"assigned: " in line or b"incremental assignment" in line
+                self.saw(self.assigned | partitions if is_more else self.assigned - partitions, [])
+
+
+MEMBERS = {"confluent-kafka": ConfluentMember, "kafka-python": KafkaPythonMember, "aiokafka": AioKafkaMember, "kcat": KcatMember}

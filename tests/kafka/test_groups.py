@@ -1,13 +1,15 @@
 """Groups of each client, with each of its assignors."""
 
+import asyncio
 import subprocess
 
+import aiokafka.admin
 import confluent_kafka
 import confluent_kafka.admin
 import kafka.admin
 import pytest
 
-from clients import Confluent, Kcat, Record
+from clients import Confluent, Record
 from cluster import SOON_S, until
 from members import MEMBERS, ConfluentMember
 
@@ -88,19 +90,13 @@ def test_a_static_member_that_comes_back_has_its_partitions_and_disturbs_nobody(
     members[1].end()
 
 
-def test_kcat_reads_as_a_member(cluster, new_topic):
-    topic = new_topic(PARTITIONS)
-    fill(cluster, topic, 60)
-    done = Kcat(cluster.kafka).run("-q", "-X", "auto.offset.reset=earliest", "-G", "group-kcat", "-c", 60, topic)
-    assert sorted(map(int, done.stdout.split())) == list(range(60))
-
-
 # One of the new protocol, as the native one is; and classic ones, of which each rebalance is another.
 BOTH_DOORS = [
     ("confluent-kafka", "new protocol"),
     ("confluent-kafka", "cooperative-sticky"),
     ("kafka-python", "range"),
     ("aiokafka", "roundrobin"),
+    ("kcat", "range"),
 ]
 
 
@@ -178,3 +174,28 @@ def test_administrators_see_and_change_a_groups_offsets_with_kafka_python(cluste
     admin.delete_groups([group])
     assert set(committed(cluster.kafka, group, topic).values()) == {confluent_kafka.OFFSET_INVALID}
     admin.close()
+
+
+def test_administrators_see_a_group_with_aiokafka(cluster, new_topic):
+    topic, group = new_topic(PARTITIONS), "group-admin-aiokafka"
+    fill(cluster, topic, 60)
+    member = MEMBERS["aiokafka"](cluster.kafka, group, topic, "range")
+    member.start()
+    until("all committed", lambda: committed(cluster.kafka, group, topic) == dict.fromkeys(ALL, 10))
+
+    async def ask():
+        admin = aiokafka.admin.AIOKafkaAdminClient(bootstrap_servers=cluster.kafka.split(","))
+        await admin.start()
+        try:
+            listed = await admin.list_consumer_groups()
+            [described] = await admin.describe_consumer_groups([group])
+            return listed, described.groups[0], await admin.list_consumer_group_offsets(group)
+        finally:
+            await admin.close()
+
+    listed, described, offsets = asyncio.run(asyncio.wait_for(ask(), SOON_S))
+    assert group in {it[0] for it in listed}
+    error, group_id, state = described[:3]
+    assert (error, group_id, state) == (0, group, "Stable")
+    assert {(it.partition, found.offset) for it, found in offsets.items()} == {(it, 10) for it in ALL}
+    member.end()

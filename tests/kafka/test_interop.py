@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from clients import LIBRARIES, Record
+from clients import CLIENTS, Record
 from cluster import SOON_S, Cluster
 from test_transactions import PRODUCERS
 
@@ -100,7 +100,7 @@ def ask_versions(connection):
     assert len(connection.recv(length, socket.MSG_WAITALL)) == length > 0
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", CLIENTS)
 def test_a_topic_is_made_by_asking_for_it_where_that_is_configured(binary, tmp_path, name):
     from conftest import PORT
 
@@ -108,7 +108,7 @@ def test_a_topic_is_made_by_asking_for_it_where_that_is_configured(binary, tmp_p
     running = Cluster(binary, tmp_path / "one", PORT + 50, 1, settings)
     try:
         running.start()
-        client = LIBRARIES[name](running.kafka)
+        client = CLIENTS[name](running.kafka)
         client.produce("made-by-asking", [Record(b"v", partition=0)])
         [got] = client.consume("made-by-asking", {0: 0}, 1)
         assert got.value == b"v"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 
 import aiokafka
 import confluent_kafka
@@ -223,12 +224,24 @@ def test_offsets_move_with_the_transaction_they_are_part_of(library, transaction
     until("the offsets", lambda: committed() == [5, 6])
 
 
-def test_kcat_sends_in_a_transaction(cluster, new_topic):
+def test_kcat_sends_in_a_transaction_and_is_fenced_by_the_next_of_its_name(cluster, new_topic):
     topic = new_topic()
     Kcat(cluster.kafka).run("-P", "-t", topic, "-X", "transactional.id=kcat", stdin=b"1\n2\n3\n")
     for reader in CLIENTS.values():
         got = reader(cluster.kafka).consume(topic, {0: 0}, 3, committed_only=True)
         assert [it.value for it in got] == [b"1", b"2", b"3"]
+    # One that is at it, with more than kcat reads at a time; and another one before it ends.
+    command = ["kcat", "-P", "-b", cluster.kafka, "-t", topic, "-X", "transactional.id=kcat", "-X", "linger.ms=0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as old:
+        old.stdin.write(b"of the old one\n" * 200)
+        old.stdin.flush()
+        Confluent(cluster.kafka).consume(topic, {0: 4}, 100)
+        Kcat(cluster.kafka).run("-P", "-t", topic, "-X", "transactional.id=kcat", stdin=b"4\n")
+        _, said = old.communicate(timeout=SOON_S)
+        assert old.returncode != 0 and b"fenced" in said.lower(), said
+    for reader in CLIENTS.values():
+        got = reader(cluster.kafka).consume(topic, {0: 0}, 4, committed_only=True)
+        assert [it.value for it in got] == [b"1", b"2", b"3", b"4"]
 
 
 def test_administrators_see_transactions(cluster, new_topic):
