@@ -102,7 +102,7 @@ impl Unpacking {
             self.records = Vec::new();
             self.large.get_or_insert_with(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
             // Room for all at once takes memory only as it is filled; a buffer that grows, as it otherwise does, has its bytes twice.
-            let _ = self.records.try_reserve_exact(self.left);
+            let _ = self.records.try_reserve_exact(self.left.saturating_add(1 << 10));
             unpacked = compression::decompress(codec, packed, self.left, &mut self.records);
         }
         unpacked?;
