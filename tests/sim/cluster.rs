@@ -44,11 +44,14 @@ pub fn controllers() -> Vec<String> {
 /// All nodes, by host name.
 pub type Nodes = BTreeMap<String, Node>;
 
-/// Registers all nodes with the simulation.
-pub fn build(sim: &mut turmoil::Sim<'_>, world: &World) -> Nodes {
+/// How often old records are let go of where that matters.
+const RETENTION_INTERVAL_MS: u64 = 500;
+
+/// Registers all nodes with the simulation. `retains`: records go by their age and size while it runs.
+pub fn build(sim: &mut turmoil::Sim<'_>, world: &World, retains: bool) -> Nodes {
     let controllers = (1..=CONTROLLERS + 1).map(|id| (controller_host(id), controller(sim, world, id)));
     let mut nodes: Nodes = controllers.collect();
-    nodes.extend((1..=BROKERS).map(|id| (broker_host(id), broker(sim, world, id))));
+    nodes.extend((1..=BROKERS).map(|id| (broker_host(id), broker(sim, world, id, retains))));
     nodes
 }
 
@@ -99,11 +102,12 @@ async fn control(config: ControllerConfig, world: &World, host: &str, store: Arc
     why
 }
 
-fn broker(sim: &mut turmoil::Sim<'_>, world: &World, id: u32) -> Node {
+fn broker(sim: &mut turmoil::Sim<'_>, world: &World, id: u32, retains: bool) -> Node {
     let host = broker_host(id);
     let disk = SimDisk::new(world.seed().wrapping_add(u64::from(id)));
     disk.set_latency(SimLatency::ssd());
     let node = Node::new(Storage::Disk(disk.clone()), world.seed());
+    let plain = BrokerConfig::default();
     let config = BrokerConfig {
         id: BrokerId::new(id),
         listen_host: host.clone(),
@@ -114,7 +118,8 @@ fn broker(sim: &mut turmoil::Sim<'_>, world: &World, id: u32) -> Node {
         // Shorter than the longest fault, so that the living take over from the dead.
         group_session_timeout_ms: 3_000,
         compaction_interval_ms: 1_000,
-        ..BrokerConfig::default()
+        retention_interval_ms: if retains { RETENTION_INTERVAL_MS } else { plain.retention_interval_ms },
+        ..plain
     };
     let (world, switch, name) = (world.clone(), node.switch.clone(), host.clone());
     sim.host(host.as_str(), move || {

@@ -14,7 +14,7 @@ use crate::cluster;
 use crate::faults::{Fault, Kind, MESSAGE_MAX, Plan, Schedule, Wreckage};
 use crate::operator::Operator;
 use crate::story::Story;
-use crate::workloads::mix::Mix;
+use crate::workloads::mix::{Mix, Work};
 use crate::workloads::{self, Workloads};
 use crate::world::World;
 
@@ -85,7 +85,7 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
         .tcp_capacity(4096)
         .build();
     let world = World::new(task.seed);
-    let nodes = cluster::build(&mut sim, &world);
+    let nodes = cluster::build(&mut sim, &world, task.mix.contains(&Work::Retention));
     let history = History::timed_by(|| turmoil::sim_elapsed().unwrap_or_default());
     let operator = Operator::start(&mut sim, &world, &story);
     let work = Workloads::start(&mut sim, &world, &task.mix, &history, &operator);
@@ -104,6 +104,9 @@ pub fn run(task: &Task, progress: &Progress) -> Outcome {
             history.record_at(sim.elapsed(), Event::Fault { what: fault.to_string() });
             if let Fault::Crash { host, .. } = &fault {
                 work.crashes(host, sim.elapsed());
+            }
+            if let Fault::Clock { host, .. } = &fault {
+                history.record_at(sim.elapsed(), Event::ClockWrong { node: host.clone() });
             }
             operator.take(&fault);
             wreckage.apply(&mut sim, &fault);

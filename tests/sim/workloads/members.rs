@@ -1,14 +1,15 @@
 //! A group of consumers, each a host of its own, that die and come back.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use highwater_client::GroupConfig;
+use highwater_testkit::History;
 use highwater_testkit::history::{Event, member_of};
 use highwater_testkit::workloads::members;
-use highwater_testkit::{History, RecordId};
+use highwater_testkit::workloads::readers::unread;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -76,7 +77,7 @@ impl Members {
     pub async fn have_read_all(&self, patience: Duration) -> Fallible<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let unread = self.unread();
+            let unread = unread(&self.history, TOPIC, |reader| member_of(reader).is_some());
             if unread.is_empty() {
                 self.stop.send_replace(true);
                 return Ok(());
@@ -88,19 +89,5 @@ impl Members {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-    }
-
-    fn unread(&self) -> BTreeSet<RecordId> {
-        let (mut unread, mut read) = (BTreeSet::new(), BTreeSet::new());
-        for timed in self.history.events() {
-            match timed.event {
-                Event::Acknowledged { id, place, .. } if &*place.topic == TOPIC => _ = unread.insert(id),
-                // A record may be read before its writer hears of it.
-                Event::Read { reader, id: Some(id), .. } if member_of(reader).is_some() => _ = read.insert(id),
-                _ => {}
-            }
-        }
-        unread.retain(|id| !read.contains(id));
-        unread
     }
 }

@@ -28,6 +28,10 @@ pub enum Work {
     Seeks,
     /// Writers with other acks, on a topic whose replicas do not sync.
     Acks,
+    /// A topic whose oldest records go by their age or by their size.
+    Retention,
+    /// Members of a group that know no brokers but one.
+    Subscribers,
     /// Producers of transactions that stay open for a while with their records there. Only when it is asked for by name.
     Held,
     /// Writers that give up soon. Only when it is asked for by name.

@@ -1,6 +1,7 @@
 //! The clients of a simulated cluster: the testkit's workloads on hosts of the simulation, which ones and in which shape as the
 //! seed says.
 
+mod load;
 pub mod members;
 pub mod mix;
 pub mod pipelines;
@@ -11,21 +12,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_client::{Acks, Client, NewTopic, ProducerConfig};
-use highwater_seams::SeededEntropy;
+use highwater_client::{Client, NewTopic, ProducerConfig};
+use highwater_seams::{Entropy, SeededEntropy};
 use highwater_testkit::History;
-use highwater_testkit::history::{Event, Removal, Sign, life_of};
+use highwater_testkit::history::{Event, FIRST_MEMBER_READER, Removal, Sign, life_of};
 pub use highwater_testkit::workloads::Fallible;
-use highwater_testkit::workloads::appends::{Writers, WritersConfig};
 use highwater_testkit::workloads::probe::{Probe, Subjects};
-use highwater_testkit::workloads::readers::{Reader, Tail, read_whole_as, seek_about};
-use highwater_testkit::workloads::thin::Publisher;
-use highwater_testkit::workloads::transactors::Transactor;
-use highwater_testkit::workloads::{Running, create, leavers, lives, shape, table, trims, zombies};
+use highwater_testkit::workloads::readers::{Reader, read_whole_as, unread};
+use highwater_testkit::workloads::retention::Bound;
+use highwater_testkit::workloads::{create, retention, table};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cluster::{self, PORT, bootstrap};
+use crate::cluster::bootstrap;
 use crate::operator::{self, Operator};
 use crate::world::World;
 use members::Members;
@@ -40,11 +39,15 @@ const LEDGER: &str = "ledger";
 const TABLE: &str = "table";
 /// Its records are deleted from the front.
 const TRIMS: &str = "trims";
+/// Its oldest records go by themselves.
+const RETAINED: &str = "retained";
 /// It is deleted and made again.
 const LIVES: &str = "lives";
 const GROWTH: &str = "growth";
 /// Written by thin clients.
 const THIN: &str = "thin";
+/// A group of thin clients.
+const AUDIENCE: &str = "audience";
 /// Its replicas do not sync before they acknowledge.
 const FAST: &str = "fast";
 /// Its writers do not wait for long.
@@ -73,6 +76,9 @@ mod numbers {
     pub const TRIMS: u32 = 41;
     pub const THIN: [u32; 2] = [51, 52];
     pub const GROWTH: u32 = 61;
+    /// And the one after it.
+    pub const RETAINED: u32 = 81;
+    pub const RETAINED_TRANSACTOR: u32 = 83;
     pub const HASTY: [u32; 2] = [65, 66];
     /// And the one after it.
     pub const PROBE: u32 = 71;
@@ -96,6 +102,11 @@ mod numbers {
     pub const WHOLE_COMMITTED: u32 = 12;
     pub const PROBE_READER: u32 = 13;
     pub const HASTY_FOLLOWER: u32 = 14;
+    pub const RETAINED_FOLLOWER: u32 = 15;
+    pub const RETAINED_FOLLOWER_OF_COMMITTED: u32 = 16;
+    pub const RETAINED_LOOKER: u32 = 17;
+    /// And those after each.
+    pub const SUBSCRIBERS: [u32; 2] = [4_000, 7_000];
 }
 
 /// Hosts of clients that may die.
@@ -120,16 +131,6 @@ pub struct Workloads {
     stop: watch::Sender<bool>,
     is_ready: Rc<Cell<bool>>,
     signs: Rc<RefCell<Vec<Sign>>>,
-}
-
-/// What runs until the load ends.
-#[derive(Default)]
-struct Load {
-    writers: Vec<Writers>,
-    transactors: Vec<Transactor>,
-    others: Vec<Running>,
-    lives: Option<Running<Fallible<u32>>>,
-    followers: Vec<Tail>,
 }
 
 impl Workloads {
@@ -199,11 +200,17 @@ impl Workloads {
         // Not only once everything that waited is settled.
         let (ended, signs) = tokio::join!(load.end(), probe.look(&subjects));
         self.signs.replace(signs);
-        let (life, followers) = ended?;
+        let (life, followers, subscribers) = ended?;
         if self.has(Work::Lives) {
             subjects.topics.push((LIVES.to_owned(), life_of(LIVES, life)));
         }
         self.members.have_read_all(PATIENCE).await?;
+        if self.has(Work::Subscribers) {
+            self.subscribers_have_read_all().await?;
+        }
+        for subscriber in subscribers {
+            subscriber.stop().await;
+        }
         if self.has(Work::Pipeline) {
             self.pipelines.have_done_all(&client, &self.history, PATIENCE).await?;
         }
@@ -231,6 +238,12 @@ impl Workloads {
         if self.has(Work::Trims) {
             self.make(client, topic(TRIMS), TRIMS, true, Removal::OnRequest, true).await?;
         }
+        if self.has(Work::Retention) {
+            let bound = self.bound();
+            let topic = retention::topic(RETAINED, PARTITIONS, REPLICAS, bound);
+            self.make(client, topic, RETAINED, true, Removal::Retention, false).await?;
+            self.history.record(retention::described(RETAINED, bound));
+        }
         if self.has(Work::Growth) {
             let small = NewTopic::new(GROWTH, 1, REPLICAS).config("min.insync.replicas", "2");
             self.make(client, small, GROWTH, true, Removal::OnRequest, true).await?;
@@ -248,6 +261,12 @@ impl Workloads {
         Ok(())
     }
 
+    /// What lets records go.
+    fn bound(&self) -> Bound {
+        let random = SeededEntropy::new(self.world.seed().rotate_left(43) ^ 0x626f_756e_64);
+        if random.below(2) == 0 { Bound::Size } else { Bound::Age }
+    }
+
     async fn make(
         &self,
         client: &Client,
@@ -262,121 +281,6 @@ impl Workloads {
         Ok(())
     }
 
-    fn load(&self, client: &Client) -> Load {
-        let mut load = Load::default();
-        let random = SeededEntropy::new(self.world.seed().rotate_left(41));
-        let draw = |topic: &str, acks| shape::draw(&random, topic, PARTITIONS, acks, DELIVERY);
-        let writers = |config: &WritersConfig| Writers::start(client, &self.history, config);
-        let follow = |reader, topic: &str| Tail::start_as(client, &self.history, reader, topic);
-        let two = |first, config| WritersConfig { writers: 2, first_writer: first, ..config };
-        let history = || self.history.clone();
-
-        load.followers.push(follow(Reader::of_all(numbers::FOLLOWER), TOPIC));
-        let idempotent = |mut config: WritersConfig| {
-            config.producer.idempotence = Some(true);
-            config
-        };
-        load.writers.push(writers(&two(numbers::APPENDS, idempotent(draw(TOPIC, Acks::All)))));
-        if self.transacts() {
-            load.followers.push(follow(Reader::of_committed(numbers::LEDGER_FOLLOWER), LEDGER));
-            load.followers.push(follow(Reader::of_all(numbers::LEDGER_FOLLOWER_OF_ALL), LEDGER));
-        }
-        if self.has(Work::Transactions) {
-            for number in numbers::TRANSACTORS {
-                load.transactors.push(Transactor::start(client, &self.history, number, LEDGER, PARTITIONS, None));
-            }
-        }
-        if self.has(Work::Held) {
-            for number in numbers::HELD {
-                load.transactors.push(Transactor::start(client, &self.history, number, LEDGER, PARTITIONS, Some(HELD)));
-            }
-        }
-        if self.has(Work::Zombies) {
-            let (first, ledger) = (numbers::ZOMBIES, LEDGER.into());
-            load.others.push(Running::start(|stopping| {
-                let client = client.clone();
-                zombies::follow_one_another(client, history(), "zombie".into(), first, ledger, PARTITIONS, stopping)
-            }));
-        }
-        if self.has(Work::Pipeline) {
-            load.followers.push(follow(Reader::of_committed(numbers::OUT_FOLLOWER), pipelines::OUT));
-        }
-        if self.has(Work::Table) {
-            load.others.push(Running::start(|stopping| {
-                table::write(client.clone(), history(), numbers::TABLE, TABLE.into(), patient(), stopping)
-            }));
-        }
-        if self.has(Work::Trims) {
-            load.followers.push(follow(Reader::of_all(numbers::TRIMS_FOLLOWER), TRIMS));
-            load.writers.push(writers(&two(numbers::TRIMS, idempotent(draw(TRIMS, Acks::All)))));
-            let every = Duration::from_millis(700);
-            load.others.push(Running::start(|stopping| {
-                trims::trim(client.clone(), history(), TRIMS.into(), PARTITIONS, numbers::TRIMMER, every, stopping)
-            }));
-        }
-        if self.has(Work::Lives) {
-            let mut config = idempotent(draw(LIVES, Acks::All));
-            (config.first_writer, config.producer.delivery_timeout) = (numbers::LIVES, SHORT_DELIVERY);
-            load.lives = Some(Running::start(|stopping| {
-                let (client, topic) = (client.clone(), topic(LIVES));
-                lives::live_and_die(client, history(), topic, config, numbers::LIVES, PATIENCE, stopping)
-            }));
-        }
-        if self.has(Work::Growth) {
-            load.followers.push(follow(Reader::of_all(numbers::GROWTH_FOLLOWER), GROWTH));
-            let mut config = idempotent(draw(GROWTH, Acks::All));
-            (config.first_writer, config.keys) = (numbers::GROWTH, 1_000);
-            load.writers.push(writers(&config));
-            let every = Duration::from_secs(4);
-            load.others.push(Running::start(|stopping| {
-                lives::grow(client.clone(), history(), GROWTH.to_owned(), PARTITIONS_MAX, every, stopping)
-            }));
-        }
-        if self.has(Work::Thin) {
-            load.followers.push(follow(Reader::of_committed(numbers::THIN_FOLLOWER), THIN));
-            for (writer, name) in numbers::THIN.into_iter().zip([None, Some("press".to_owned())]) {
-                let publisher = Publisher {
-                    net: self.world.seams(CLIENT).net,
-                    brokers: cluster::brokers().into_iter().map(|host| (host, PORT)).collect(),
-                    history: history(),
-                    writer,
-                    topic: THIN.into(),
-                    name,
-                    patience: DELIVERY,
-                };
-                let every = Duration::from_millis(100);
-                load.others.push(Running::start(|stopping| publisher.publish(every, stopping)));
-            }
-        }
-        if self.has(Work::Seeks) {
-            let reader = Reader::of_all(numbers::SEEKER);
-            load.others
-                .push(Running::start(|stopping| seek_about(client.clone(), history(), reader, TOPIC.into(), stopping)));
-        }
-        if self.has(Work::Leavers) {
-            load.others.push(Running::start(|stopping| {
-                let (client, group) = (client.clone(), "visitors".to_owned());
-                leavers::come_and_go(client, history(), group, TOPIC.into(), numbers::LEAVERS, stopping)
-            }));
-        }
-        if self.has(Work::Acks) {
-            load.followers.push(follow(Reader::of_all(numbers::FAST_FOLLOWER), FAST));
-            for (acks, first) in [Acks::All, Acks::Leader, Acks::None].into_iter().zip(numbers::FAST..) {
-                load.writers.push(writers(&WritersConfig { first_writer: first, ..draw(FAST, acks) }));
-            }
-        }
-        if self.has(Work::Hasty) {
-            load.followers.push(follow(Reader::of_all(numbers::HASTY_FOLLOWER), HASTY));
-            for (first, idempotence) in numbers::HASTY.into_iter().zip([true, false]) {
-                let mut config = draw(HASTY, Acks::All);
-                (config.first_writer, config.producer.idempotence) = (first, Some(idempotence));
-                config.producer.delivery_timeout = HASTY_DELIVERY;
-                load.writers.push(writers(&config));
-            }
-        }
-        load
-    }
-
     /// What must work in the end.
     fn subjects(&self) -> Subjects {
         let mut topics = vec![(TOPIC.to_owned(), Arc::from(TOPIC))];
@@ -389,14 +293,29 @@ impl Workloads {
         add(transacts, LEDGER, LEDGER.into());
         add(self.has(Work::Table), TABLE, TABLE.into());
         add(self.has(Work::Trims), TRIMS, TRIMS.into());
+        add(self.has(Work::Retention), RETAINED, RETAINED.into());
         add(self.has(Work::Growth), GROWTH, GROWTH.into());
         add(self.has(Work::Thin), THIN, THIN.into());
         add(self.has(Work::Acks), FAST, FAST.into());
         add(self.has(Work::Hasty), HASTY, HASTY.into());
+        let groups = std::iter::once(members::GROUP).chain(self.has(Work::Subscribers).then_some(AUDIENCE));
         Subjects {
             topics,
             transactional: transacts.then(|| (LEDGER.into(), PARTITIONS)),
-            groups: vec![(members::GROUP.into(), TOPIC.into())],
+            groups: groups.map(|group| (group.into(), TOPIC.into())).collect(),
+        }
+    }
+
+    async fn subscribers_have_read_all(&self) -> Fallible<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let first = numbers::SUBSCRIBERS[0];
+        loop {
+            let unread = unread(&self.history, TOPIC, |reader| (first..FIRST_MEMBER_READER).contains(&reader));
+            let Some(one) = unread.first() else { return Ok(()) };
+            if Instant::now() >= deadline {
+                return Err(format!("subscribers were not given {} record(s), such as {one}", unread.len()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
@@ -407,36 +326,16 @@ impl Workloads {
         for (topic, name) in subjects.topics.iter().filter(|(topic, _)| topic != THIN) {
             read_whole_as(client, &self.history, of_all, topic, name, PATIENCE).await?;
         }
-        let transactional =
-            [(self.transacts(), LEDGER), (self.has(Work::Pipeline), pipelines::OUT), (self.has(Work::Thin), THIN)];
+        let transactional = [
+            (self.transacts(), LEDGER),
+            (self.has(Work::Pipeline), pipelines::OUT),
+            (self.has(Work::Thin), THIN),
+            (self.has(Work::Retention), RETAINED),
+        ];
         for (_, topic) in transactional.into_iter().filter(|(is_there, _)| *is_there) {
             read_whole_as(client, &self.history, of_committed, topic, &topic.into(), PATIENCE).await?;
         }
         Ok(())
-    }
-}
-
-impl Load {
-    /// Ends it, waiting until every record is settled. Returns in which life the topic is that has several, and who still reads.
-    async fn end(self) -> Fallible<(u32, Vec<Tail>)> {
-        self.others.iter().for_each(Running::tell);
-        if let Some(lives) = &self.lives {
-            lives.tell();
-        }
-        for writers in self.writers {
-            writers.stop().await;
-        }
-        for transactor in self.transactors {
-            transactor.stop().await;
-        }
-        for other in self.others {
-            other.stop().await;
-        }
-        let life = match self.lives {
-            Some(lives) => lives.stop().await?,
-            None => 0,
-        };
-        Ok((life, self.followers))
     }
 }
 

@@ -123,6 +123,9 @@ pub enum Event {
     /// A topic is there. `synced`: an acknowledged record is on the disks, not only in the memory, of its replicas.
     /// `dense`: each offset is a record's; none goes to what ends a transaction.
     Topic { topic: Arc<str>, synced: bool, removal: Removal, dense: bool },
+    /// What the topic lets go of by itself, and no more: at least its last `records` offsets stay in each partition, and what is younger
+    /// than `age`.
+    Keeps { topic: Arc<str>, records: Option<u64>, age: Option<Duration> },
     /// Records of `from` are copied to `to`, each once, by transactions that move the offsets of `group` along.
     Copies { group: Arc<str>, from: Arc<str>, to: Arc<str> },
     /// Handed to the producer. A writer's numbers grow, in the order of its sends.
@@ -193,6 +196,8 @@ pub enum Event {
     Fault { what: String },
     /// What a node had not synced is gone.
     PowerLost { node: String },
+    /// A node's wall clock is wrong: by it, what is young may be old.
+    ClockWrong { node: String },
     /// Nothing is broken on purpose from here on.
     Healed,
     /// Something works.

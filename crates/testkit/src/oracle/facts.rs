@@ -77,6 +77,13 @@ pub struct TopicFacts {
     pub dense: bool,
 }
 
+/// What a topic keeps whose oldest records go by themselves.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    pub records: Option<u64>,
+    pub age: Option<Duration>,
+}
+
 #[derive(Default)]
 pub struct TransactionFacts<'a> {
     pub records: Vec<RecordId>,
@@ -109,6 +116,7 @@ pub struct Facts<'a> {
     pub expectations: &'a Expectations,
     writers: BTreeMap<u32, (AckedBy, bool)>,
     topics: BTreeMap<&'a Arc<str>, TopicFacts>,
+    pub kept: BTreeMap<&'a Arc<str>, Kept>,
     committed_readers: BTreeSet<u32>,
     pub fates: BTreeMap<RecordId, Fate<'a>>,
     pub places: BTreeMap<&'a Place, PlaceFacts>,
@@ -118,6 +126,7 @@ pub struct Facts<'a> {
     pub copies: Vec<Copies<'a>>,
     pub faults: Vec<Duration>,
     power_losses: Vec<Duration>,
+    clock_wrong: Option<Duration>,
     healed: Option<Duration>,
 }
 
@@ -128,6 +137,7 @@ impl<'a> Facts<'a> {
             expectations,
             writers: BTreeMap::new(),
             topics: BTreeMap::new(),
+            kept: BTreeMap::new(),
             committed_readers: BTreeSet::new(),
             fates: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -136,6 +146,7 @@ impl<'a> Facts<'a> {
             copies: Vec::new(),
             faults: Vec::new(),
             power_losses: Vec::new(),
+            clock_wrong: None,
             healed: None,
         };
         for timed in events {
@@ -162,6 +173,9 @@ impl<'a> Facts<'a> {
             Event::Writer { writer, acks, idempotent } => _ = self.writers.insert(*writer, (*acks, *idempotent)),
             Event::Topic { topic, synced, removal, dense } => {
                 self.topics.insert(topic, TopicFacts { synced: *synced, removal: *removal, dense: *dense });
+            }
+            Event::Keeps { topic, records, age } => {
+                self.kept.insert(topic, Kept { records: *records, age: *age });
             }
             Event::Copies { group, from, to } => self.copies.push(Copies { group, from, to }),
             Event::Sent { id, topic, checksum, key, tombstone, transaction } => {
@@ -230,12 +244,15 @@ impl<'a> Facts<'a> {
                 let known = self.places.entry(place).or_default();
                 known.start = known.start.max(*before);
             }
-            Event::Starts { place, offset: start, .. } if self.removal(&place.topic) == Removal::Retention => {
+            Event::Starts { place, offset: start, .. } | Event::OutOfRange { place, start, .. }
+                if self.removal(&place.topic) == Removal::Retention =>
+            {
                 let known = self.places.entry(place).or_default();
                 known.start = known.start.max(*start);
             }
             Event::Fault { .. } => self.faults.push(at),
             Event::PowerLost { .. } => self.power_losses.push(at),
+            Event::ClockWrong { .. } => _ = self.clock_wrong.get_or_insert(at),
             Event::Healed => self.healed = Some(at),
             _ => {}
         }
@@ -269,6 +286,11 @@ impl<'a> Facts<'a> {
     /// Whether a record written to `topic` at `at` outlives everything that the history has of faults.
     pub fn is_safe_from_power_loss(&self, topic: &Arc<str>, at: Duration) -> bool {
         self.topic(topic).synced || self.power_losses.iter().all(|lost| *lost < at)
+    }
+
+    /// Whether all wall clocks have been right until `at`.
+    pub fn are_clocks_right(&self, at: Duration) -> bool {
+        self.clock_wrong.is_none_or(|wrong| at < wrong)
     }
 
     pub fn reads_committed(&self, reader: u32) -> bool {

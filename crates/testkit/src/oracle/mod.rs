@@ -10,6 +10,7 @@ mod liveness;
 mod made;
 mod p1_durable;
 mod p2_immutable;
+mod p2_retention;
 mod p3_ordered_once;
 mod p4_atomic;
 mod p5_one_owner;
@@ -82,6 +83,7 @@ pub fn check(events: &[Timed], expectations: &Expectations) -> Report {
     for checker in [
         p1_durable::check,
         p2_immutable::check,
+        p2_retention::check,
         p3_ordered_once::check,
         p4_atomic::check,
         p5_one_owner::check,

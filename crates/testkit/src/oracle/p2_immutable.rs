@@ -102,7 +102,7 @@ impl<'a> Readers<'a> {
         let Some(known) = facts.places.get(place) else { return };
         for (passed, was) in known_between(facts, known, reader, next, offset) {
             let may_be_gone = passed < known.start
-                || facts.removal(&place.topic) != Removal::OnRequest
+                || facts.removal(&place.topic) == Removal::Compaction
                 || !facts.is_safe_from_power_loss(&place.topic, was.at);
             if !may_be_gone {
                 let what = format!(

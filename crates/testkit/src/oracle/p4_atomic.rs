@@ -14,7 +14,7 @@ use highwater_types::Offset;
 
 use super::facts::{Copies, Facts, TransactionFacts};
 use super::{Anomaly, Violation};
-use crate::history::{Event, Place, RecordId, Told, TransactionId};
+use crate::history::{Event, Place, RecordId, Removal, Told, TransactionId};
 
 pub fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     let let_in = let_in(facts);
@@ -68,6 +68,9 @@ fn whole(facts: &Facts<'_>, id: TransactionId, transaction: &TransactionFacts<'_
     if !fates.iter().all(|(_, fate)| is_due(facts, fate.topic, ended.at)) {
         return;
     }
+    if fates.iter().any(|(id, fate)| may_be_gone(facts, *id, fate.topic)) {
+        return;
+    }
     let (there, of) = (found.len(), fates.len());
     if there != 0 && there != of {
         let missing = fates.iter().find(|(id, _)| found.iter().all(|(found, ..)| found != id)).map(|(id, _)| *id);
@@ -83,6 +86,16 @@ fn whole(facts: &Facts<'_>, id: TransactionId, transaction: &TransactionFacts<'_
             format!("{id} was committed, as its producer was told at {:?}, and nothing of it is there", ended.at);
         violations.push(Violation::new(Anomaly::CommitLost, ended.at, what));
     }
+}
+
+/// Whether the record may have been let go of before a reader of committed records came to it: no acknowledgement says where it was.
+fn may_be_gone(facts: &Facts<'_>, id: RecordId, topic: &Arc<str>) -> bool {
+    let is_there = |(place, offset): &(&Place, Offset)| facts.places.get(place).is_some_and(|it| *offset >= it.start);
+    let lets_go = || facts.places.iter().any(|(place, it)| &place.topic == topic && it.start > Offset::ZERO);
+    facts.removal(topic) == Removal::Retention
+        && visible(facts, id, topic).is_empty()
+        && lets_go()
+        && !facts.stored.get(&id).is_some_and(|places| places.iter().any(is_there))
 }
 
 type LetIn<'a> = BTreeMap<&'a Arc<str>, Vec<(u32, Duration)>>;

@@ -51,6 +51,8 @@ pub enum Anomaly {
     Skipped,
     /// A reader was given an older offset, and had not sought back.
     WentBack,
+    /// Let go of, though it is to be kept.
+    GoneTooSoon,
     /// A partition's start moved back.
     StartWentBack,
     /// Given to a reader that had sought it, though it had been deleted.
@@ -126,6 +128,7 @@ impl Anomaly {
             | Self::Disappeared
             | Self::Skipped
             | Self::WentBack
+            | Self::GoneTooSoon
             | Self::StartWentBack
             | Self::DeletedButServed
             | Self::NeverSent

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use highwater_client::{Client, Offset, PartitionId, Producer, ProducerConfig, ProducerRecord, StartAt};
+use highwater_client::{Client, ConsumeError, Offset, PartitionId, Producer, ProducerConfig, ProducerRecord, StartAt};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::appends::{promised, settled};
-use super::readers::{Reader, seen};
+use super::readers::{Reader, out_of_range, seen};
 use super::transactors::{Work, config};
 use super::{PAUSE, insist};
 use crate::history::{Event, History, Place, RecordId, Sign, checksum, payload};
@@ -106,8 +106,16 @@ impl Probe {
             sleep(PAUSE).await;
         }
         while Instant::now() < until {
-            let polled = timeout_at(until, consumer.poll(PAUSE)).await;
-            let Ok(Ok(records)) = polled else { continue };
+            let records = match timeout_at(until, consumer.poll(PAUSE)).await {
+                Ok(Ok(records)) => records,
+                // Let go of already.
+                Ok(Err(ref error @ ConsumeError::OffsetOutOfRange { position, start, .. })) if position < start => {
+                    out_of_range(&self.history, self.reader, place, error);
+                    self.history.record(Event::Works { sign: Sign::Written { place: place.clone() } });
+                    return Some(offset);
+                }
+                _ => continue,
+            };
             records.iter().for_each(|record| self.history.record(seen(self.reader, &place.topic, record)));
             if !records.is_empty() {
                 self.history.record(Event::Works { sign: Sign::Written { place: place.clone() } });

@@ -1,6 +1,6 @@
 //! Readers that record what they are given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +135,13 @@ pub async fn read_whole_as(
             }
             // A leader that is gone for a while.
             Err(error) if error.is_retriable() => {}
+            // It has moved on since it was asked where it begins.
+            Err(ref error @ ConsumeError::OffsetOutOfRange { partition, start, .. }) => {
+                let place = Place { topic: Arc::clone(name), partition };
+                out_of_range(history, reader.number, &place, error);
+                history.record(Event::Sought { reader: reader.number, place, to: Some(start) });
+                consumer.seek(topic, partition, StartAt::Offset(start)).await?;
+            }
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= until {
@@ -269,4 +276,19 @@ pub async fn seek_about(
             history.record(Event::Sought { reader: reader.number, place, to: Some(to) });
         }
     }
+}
+
+/// Acknowledged records of `topic` that none of those readers was given.
+pub fn unread(history: &History, topic: &str, is_one: impl Fn(u32) -> bool) -> BTreeSet<RecordId> {
+    let (mut unread, mut read) = (BTreeSet::new(), BTreeSet::new());
+    for timed in history.events() {
+        match timed.event {
+            Event::Acknowledged { id, place, .. } if &*place.topic == topic => _ = unread.insert(id),
+            // A record may be read before its writer hears of it.
+            Event::Read { reader, id: Some(id), .. } if is_one(reader) => _ = read.insert(id),
+            _ => {}
+        }
+    }
+    unread.retain(|id| !read.contains(id));
+    unread
 }

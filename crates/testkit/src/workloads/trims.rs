@@ -47,7 +47,7 @@ pub async fn trim(
 }
 
 /// Where the partition begins and ends, as its leader says.
-async fn bounds(client: &Client, history: &History, place: &Place) -> Option<(Offset, Offset)> {
+pub(super) async fn bounds(client: &Client, history: &History, place: &Place) -> Option<(Offset, Offset)> {
     let admin = client.admin();
     let asked = history.now();
     let of = |found: Vec<(PartitionId, highwater_client::TimestampedOffset)>| {
@@ -60,7 +60,7 @@ async fn bounds(client: &Client, history: &History, place: &Place) -> Option<(Of
 }
 
 /// What a new reader is told that begins at a deleted record.
-async fn look_before(client: &Client, history: &History, reader: u32, place: &Place, at: Offset) {
+pub(super) async fn look_before(client: &Client, history: &History, reader: u32, place: &Place, at: Offset) {
     let until = Instant::now() + LOOK;
     let mut consumer = client.consumer(ConsumerConfig::default());
     history.record(Event::Sought { reader, place: place.clone(), to: Some(at) });
