@@ -34,13 +34,13 @@ pub struct Args {
     #[arg(long, default_value_t = 0.5, value_parser = minutes)]
     pub minutes: f64,
     /// Kinds of faults to draw from: all, none, or a list of crash, power, hang, disk, bits, network, clock, restart, membership,
-    /// members. Scenarios, which all does not have, one after the other: left-behind, rejoin, stale, shrink, cascade, deposed, dark,
-    /// amnesia, absent, rot, spoiled.
+    /// members. Scenarios, which all does not have, one after the other: left-behind, rejoin, stale, shrink, cascade, offshoot, deposed,
+    /// dark, amnesia, ballot, absent, rot, spoiled.
     #[arg(long, default_value = "all", value_name = "KINDS", value_parser = Kinds::parse)]
     pub faults: Kinds,
     /// What clients do besides writing to and reading a topic, alone and in a group: drawn (by the seed), all, none, or a list of
-    /// transactions, zombies, pipeline, table, trims, lives, growth, thin, seeks, acks; and, which are drawn for no seed, held, hasty,
-    /// leavers.
+    /// transactions, zombies, pipeline, table, trims, lives, growth, thin, seeks, acks, retention, subscribers; and, which are drawn for
+    /// no seed, held, hasty, leavers.
     #[arg(long, default_value = "drawn", value_name = "WORK", value_parser = Workloads::parse)]
     pub workloads: Workloads,
     /// Lets only these of the seed's faults happen, by the numbers that its story gives them.

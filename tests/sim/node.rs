@@ -45,6 +45,22 @@ impl Node {
         }
     }
 
+    /// Its process is to die after so many more calls to its disk: of a controller, when it comes to the next.
+    pub fn die_after(&self, calls: u64) {
+        match &self.storage {
+            Storage::Disk(disk) => disk.end_run_after(calls),
+            Storage::Store(store) => store.end_life_after(calls),
+        }
+    }
+
+    /// Whether it has come to that call.
+    pub fn is_to_die(&self) -> bool {
+        match &self.storage {
+            Storage::Disk(disk) => disk.is_run_over(),
+            Storage::Store(store) => store.is_life_over(),
+        }
+    }
+
     /// While it is stalled, nothing that waits for its disk goes on.
     pub fn stall(&self, stalled: bool) {
         match &self.storage {

@@ -66,8 +66,8 @@ impl Wreckage {
         match fault {
             Fault::Crash { host, power_loss } => self.keep_down(sim, host, *power_loss),
             Fault::CrashAtCall { host, calls, power_loss } => {
-                if let Some(disk) = self.disk(host) {
-                    disk.end_run_after(*calls);
+                if let Some(node) = self.nodes.get(host) {
+                    node.die_after(*calls);
                     let doom = self.doomed.entry(host.clone()).or_default();
                     *doom = (doom.0 + 1, *power_loss);
                 }
@@ -121,8 +121,7 @@ impl Wreckage {
     /// If a node takes too long to stop.
     pub fn tend(&mut self, sim: &mut turmoil::Sim<'_>) -> Vec<String> {
         let mut told = Vec::new();
-        let over: Vec<String> =
-            self.doomed.keys().filter(|host| self.disk(host).is_some_and(SimDisk::is_run_over)).cloned().collect();
+        let over: Vec<String> = self.doomed.keys().filter(|host| self.node(host).is_to_die()).cloned().collect();
         for host in over {
             let (faults, power_loss) = self.doomed.remove(&host).unwrap_or_default();
             told.push(format!("{host} dies at a call to its disk"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use highwater_seams::{Entropy, SeededEntropy};
 
 use super::{Episode, Fault, Kind, Plan, Way};
-use crate::cluster::{brokers, controllers};
+use crate::cluster::{CONTROLLERS, brokers, controller_host, controllers};
 
 /// From the load's beginning to the first, and between them.
 const PAUSE_MS: (u64, u64) = (800, 700);
@@ -45,9 +45,11 @@ impl Scene<'_> {
             Kind::Stale => self.stale(),
             Kind::Shrink => self.shrink(),
             Kind::Cascade => self.cascade(),
+            Kind::Offshoot => self.offshoot(),
             Kind::Deposed => self.deposed(),
             Kind::Dark => self.dark(),
             Kind::Amnesia => self.amnesia(),
+            Kind::Ballot => self.ballot(),
             Kind::Absent => self.absent(),
             Kind::Rot => self.rot(48, |host| Fault::FlipOldBit { host }),
             Kind::Spoiled => self.rot(3, |host| Fault::Spoil { host }),
@@ -195,6 +197,32 @@ impl Scene<'_> {
         self.wait((500, 500));
     }
 
+    /// What the first and the second wrote in an epoch each, and the third lacks, is cut off the second's log when it is back and the third
+    /// leads; others take its place. Then the second leads, and the first is back, which has all of its own still: what it has of that
+    /// is for the second to say.
+    fn offshoot(&mut self) {
+        let [first, second, third] = self.cast().map(|host| [host]);
+        let both = [first[0].clone(), second[0].clone()];
+        self.cut(&both, &third, Way::Both);
+        self.wait((150, 250));
+        self.kill(&first);
+        self.wait((800, 500));
+        self.kill(&second);
+        self.heal(&both, &third, Way::Both);
+        self.wait((500, 500));
+        self.start(&second);
+        self.wait((2_000, 1_000));
+        self.kill(&third);
+        self.wait((500, 300));
+        self.start(&first);
+        self.wait((1_500, 1_000));
+        self.kill(&second);
+        self.start(&third);
+        self.wait((1_500, 500));
+        self.start(&second);
+        self.wait((500, 500));
+    }
+
     /// A leader has records that were not acknowledged, and leads no more: it dies, or is told to stop, or is cut off from the
     /// controllers for long enough. Its followers lack them; or only one does, and no client reaches the other for a while. It comes
     /// back, and leads again when they die.
@@ -309,6 +337,38 @@ impl Scene<'_> {
         self.wait((200, 1_000));
         self.start(&leader);
         self.wait((1_500, 1_000));
+    }
+
+    /// A controller is elected by another that dies at once, when it comes to a write after the one of its vote. What it was elected
+    /// for reaches nobody, and those two that have not heard of it elect one of them; a broker dies, so that this one has
+    /// something to decide. Then the first is back.
+    fn ballot(&mut self) {
+        let mut others: Vec<String> = (1..CONTROLLERS).map(controller_host).collect();
+        let voter = [others.remove(self.random.below(others.len() as u64) as usize)];
+        // Of two that are elected in one term, the greater counts.
+        let first = [controller_host(CONTROLLERS)];
+        self.kill(&controllers());
+        self.cut(&first, &others, Way::Both);
+        self.wait((100, 100));
+        self.start(&first);
+        self.wait((200, 200));
+        self.start(&voter);
+        self.wait((2, 1));
+        self.now(Fault::CrashAtCall { host: voter[0].clone(), calls: 1, power_loss: false });
+        self.wait((600, 200));
+        self.cut(&first, &voter, Way::Both);
+        self.start(&voter);
+        self.start(&others);
+        self.wait((800, 400));
+        let [leader, ..] = self.cast().map(|host| [host]);
+        self.kill(&leader);
+        self.wait((1_000, 500));
+        self.heal(&first, &others, Way::Both);
+        self.heal(&first, &voter, Way::Both);
+        self.wait((500, 500));
+        self.start(&leader);
+        self.start(&[controller_host(CONTROLLERS + 1)]);
+        self.wait((1_000, 500));
     }
 
     /// Out of the ISR, up, and unable to catch up for as long as what it asks is held.

@@ -46,12 +46,16 @@ pub enum Kind {
     Shrink,
     /// Leaders die one after the other, cut off from each other.
     Cascade,
+    /// Two leaders die with records that the next one lacks; the second leads again, and then the first.
+    Offshoot,
     /// Leaders with records of their own are replaced, come back, and lead again.
     Deposed,
     /// All brokers lose power while their disks are slow or fail to sync.
     Dark,
     /// All controllers die when a leader has just been replaced.
     Amnesia,
+    /// Two controllers are elected one after the other, with the vote of a third that dies in between.
+    Ballot,
     /// A replica is away for long, and then leads.
     Absent,
     /// Bits of one broker's log turn, all brokers die, it last, and it is back first.

@@ -27,6 +27,10 @@ struct State {
     /// Grows with each crash: a sync begun before must not count after.
     life: u64,
     broken: bool,
+    /// So many more writes are submitted in this life.
+    writes_left: Option<u64>,
+    /// It came to the one after them.
+    is_over: bool,
 }
 
 impl MemStore {
@@ -43,6 +47,18 @@ impl MemStore {
         state.pending.clear();
         state.life += 1;
         state.broken = false;
+        (state.writes_left, state.is_over) = (None, false);
+    }
+
+    /// This life of the process ends when it comes to a write after so many more: nothing is submitted from there on. Then
+    /// [`MemStore::crash`] says what is left.
+    pub fn end_life_after(&self, writes: u64) {
+        self.lock().writes_left = Some(writes);
+    }
+
+    /// Whether it has come to that write.
+    pub fn is_life_over(&self) -> bool {
+        self.lock().is_over
     }
 
     /// How many writes a crash would endanger now.
@@ -78,9 +94,16 @@ impl State {
         synced.into_iter().for_each(|op| self.durable.apply(op));
     }
 
-    fn submit(&mut self, ops: Vec<MetaOp>) {
+    /// Unless this life is over.
+    fn submit(&mut self, ops: Vec<MetaOp>) -> Result<(), StoreError> {
+        self.is_over |= self.writes_left == Some(0);
+        if self.is_over {
+            return Err(StoreError::Closed);
+        }
+        self.writes_left = self.writes_left.map(|writes| writes - 1);
         self.submitted += 1;
         self.pending.push_back(ops);
+        Ok(())
     }
 }
 
@@ -105,7 +128,7 @@ impl MetaStore for MemStore {
             if state.broken {
                 return Err(StoreError::Failed("simulated I/O error".to_owned()));
             }
-            state.submit(ops);
+            state.submit(ops)?;
             (state.life, state.submitted)
         };
         if !self.sync_time.is_zero() {
@@ -131,7 +154,8 @@ impl MetaStore for MemStore {
     fn write_lazily(&self, ops: Vec<MetaOp>) {
         let mut state = self.lock();
         if !state.broken {
-            state.submit(ops);
+            // As after a failed one: what comes next says so.
+            let _ = state.submit(ops);
         }
     }
 }
@@ -179,6 +203,21 @@ mod tests {
         assert_eq!(kept, [1, 2, 3]);
         store.wipe();
         assert_eq!(store.load().await.unwrap(), Stored::default());
+    }
+
+    #[tokio::test]
+    async fn t45_a_life_ends_at_the_write_that_it_is_told() {
+        let store = MemStore::default();
+        store.end_life_after(1);
+        store.write_lazily(vec![entry(1)]);
+        assert!(!store.is_life_over());
+        assert!(store.write(vec![entry(2)]).await.is_err());
+        assert!(store.is_life_over());
+        store.crash(0);
+        assert!(!store.is_life_over());
+        store.write(vec![entry(3)]).await.unwrap();
+        let kept: Vec<u64> = store.load().await.unwrap().log.into_keys().collect();
+        assert_eq!(kept, [3], "what was submitted before is as any that was not synced");
     }
 
     #[tokio::test(start_paused = true)]
