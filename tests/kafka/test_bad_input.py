@@ -4,10 +4,14 @@ import os
 import random
 import socket
 import struct
+import zlib
 
+import cramjam
+import lz4.frame
 import pytest
+import zstandard
 
-from clients import Confluent, Record
+from clients import CODEC_NUMBERS, Confluent, Record
 from cluster import SOON_S
 from loads import LOADS, check_log
 
@@ -77,9 +81,9 @@ def leader(cluster, new_topic):
     assert broker.process.poll() is None
 
 
-def check_memory(broker, before):
+def check_memory(broker, before, besides=0):
     grown = broker.resident_bytes(most=True) - before
-    assert grown < MORE_BYTES_MAX, f"the broker had grown by {grown >> 20} MiB at some moment"
+    assert grown < MORE_BYTES_MAX + besides, f"the broker had grown by {grown >> 20} MiB at some moment"
 
 
 def test_lengths_that_are_wrong_close_the_connection(leader):
@@ -245,6 +249,84 @@ def test_batches_that_make_no_sense_are_refused(cluster, leader, new_topic):
     assert got.value == b"sound"
     load.until_acknowledged(200)
     check_memory(broker, before)
+
+
+def varint(value):
+    """Zigzag, as records have their lengths."""
+    value, out = value * 2, b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def one_record(mebibytes):
+    """What stands before and after so many MiB of zeros, to make one sound record of them."""
+    head = b"\0\0\0\x01" + varint(mebibytes << 20)
+    return varint(len(head) + (mebibytes << 20) + 1) + head, b"\0"
+
+
+def gzip_bomb(mebibytes):
+    head, tail = one_record(mebibytes)
+    mebibyte = bytes(1 << 20)
+
+    def packed(data):
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
+
+    crc = zlib.crc32(head)
+    for _ in range(mebibytes):
+        crc = zlib.crc32(mebibyte, crc)
+    end = zlib.compressobj(9, zlib.DEFLATED, -15)
+    blocks = packed(head) + packed(mebibyte) * mebibytes + end.compress(tail) + end.flush()
+    size = len(head) + len(tail) + (mebibytes << 20)
+    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + blocks + struct.pack("<II", zlib.crc32(tail, crc), size)
+
+
+def snappy_bomb(mebibytes):
+    head, tail = one_record(mebibytes)
+    return bytes(cramjam.snappy.compress_raw(head + bytes(mebibytes << 20) + tail))
+
+
+def lz4_bomb(mebibytes):
+    head, tail = one_record(mebibytes)
+    return lz4.frame.compress(head + bytes(mebibytes << 20) + tail)
+
+
+def zstd_bomb(mebibytes):
+    head, tail = one_record(mebibytes)
+    return zstandard.ZstdCompressor().compress(head + bytes(mebibytes << 20) + tail)
+
+
+# As much as gets into a batch; of most, more than the broker unpacks of one (limits.decompressed_bytes_max, 64 MiB).
+BOMBS = {"gzip": (gzip_bomb, 400), "snappy": (snappy_bomb, 16), "lz4": (lz4_bomb, 128), "zstd": (zstd_bomb, 400)}
+# One that is large at a time, however many there are, and smaller ones on each of a few threads.
+UNPACKED_BYTES_MAX = 192 << 20
+
+
+def test_what_is_large_once_it_is_unpacked_is_refused_and_takes_memory_one_at_a_time(cluster, leader, new_topic):
+    _, _, load, _ = leader
+    topic = new_topic()
+    broker = cluster.brokers[cluster.leader(topic)]
+    # Once it has heard that it leads.
+    Confluent(cluster.kafka).produce(topic, [Record(b"sound", partition=0)])
+    for codec, (bomb, mebibytes) in BOMBS.items():
+        request = produce(topic, 0, batch(bomb(mebibytes), attributes=CODEC_NUMBERS[codec]))
+        # It is not for its size as it comes that it is refused.
+        assert len(request) < 1 << 20, f"{codec}: {len(request)} bytes"
+        before = broker.forget_peak()
+        # Of several at a time.
+        strangers = [Stranger(broker.kafka) for _ in range(8)]
+        for it in strangers:
+            assert it.send(request)
+        for it in strangers:
+            answer = it.answer()
+            assert answer is not None, f"{codec}: the connection was closed"
+            (error,) = struct.unpack_from(">h", answer, len(answer) - 4 - 8 - 8 - 2)
+            assert error == 10, f"{codec}: error {error}"
+            it.close()
+        check_memory(broker, before, UNPACKED_BYTES_MAX)
+    load.until_acknowledged(200)
 
 
 def test_slow_writers_and_half_open_connections_pin_no_memory(leader):

@@ -169,7 +169,7 @@ impl Default for Limits {
             fetch_bytes_max: 56 << 20,
             partitions_per_request_max: 10_000,
             wait_ms_max: 300_000,
-            decompressed_bytes_max: 256 << 20,
+            decompressed_bytes_max: 64 << 20,
             keepalive_ms: 10_000,
             handshake_ms: 10_000,
         }

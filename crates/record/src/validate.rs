@@ -77,7 +77,7 @@ fn check_envelope(rest: &[u8], limits: &ProduceLimits) -> Result<usize, BatchErr
 
 /// What one thread unpacks at a time without asking the others: more than batches of records have, and little enough for each of
 /// many threads.
-const UNPACKED_FREELY_BYTES_MAX: usize = 32 << 20;
+const UNPACKED_FREELY_BYTES_MAX: usize = 16 << 20;
 /// For all that is larger: one at a time, however many strangers send what is small and unpacks to much (T47).
 static LARGE: Mutex<()> = Mutex::new(());
 

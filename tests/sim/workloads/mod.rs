@@ -263,7 +263,7 @@ impl Workloads {
 
     /// What lets records go.
     fn bound(&self) -> Bound {
-        let random = SeededEntropy::new(self.world.seed().rotate_left(43) ^ 0x626f_756e_64);
+        let random = SeededEntropy::new(self.world.seed().rotate_left(43) ^ 0x0062_6f75_6e64);
         if random.below(2) == 0 { Bound::Size } else { Bound::Age }
     }
 

@@ -201,7 +201,7 @@ impl Default for LimitsSection {
             fetch_bytes_max: ByteSize(56 << 20),
             partitions_per_request_max: 10_000,
             wait_ms_max: 300_000,
-            decompressed_bytes_max: ByteSize(256 << 20),
+            decompressed_bytes_max: ByteSize(64 << 20),
             keepalive_ms: 10_000,
             handshake_ms: 10_000,
         }
