@@ -182,9 +182,12 @@ impl Fetcher {
                 continue;
             }
             fetch.disk_full = following.disk_full;
-            let wants = want.contains(&tp);
+            // An answer is known by how the log ended when it was asked for. A log all of whose records have gone ends otherwise
+            // than before, so that its open question has to be asked anew.
+            let asks = Asked::from(&fetch);
+            let wants = want.contains(&tp) || following.asked.is_some_and(|asked| asked != asks);
             if wants {
-                following.asked = Some(Asked::from(&fetch));
+                following.asked = Some(asks);
             }
             partitions.push(wire::entry_to_wire(tp, &fetch, wants));
         }

@@ -155,6 +155,21 @@ async fn t5_a_follower_behind_the_leader_s_log_start_starts_anew_there() {
     eventually(|| cluster.log_start(2, tp) == 18).await;
 }
 
+/// An open fetch says how the log ends, and an empty log ends otherwise.
+#[tokio::test]
+async fn a_log_all_of_whose_records_have_gone_is_followed_on() {
+    let mut cluster = Cluster::start(2).await;
+    let topic = cluster.topic(1, &[1, 2], &[("min.insync.replicas", "2")]).await;
+    let tp = tp(topic, 0);
+    for n in 1..=3 {
+        cluster.commit(1, tp, batch(&["a"])).await;
+        cluster.partition(1, tp).delete_records(None).await.unwrap();
+        assert_eq!((cluster.log_start(2, tp), cluster.log_end(2, tp)), (n, n));
+    }
+    cluster.commit(1, tp, batch(&["b"])).await;
+    cluster.converged(tp).await;
+}
+
 #[tokio::test]
 async fn cold_records_of_several_partitions_are_read_from_files() {
     let mut cluster = Cluster::start(0).await;
