@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::readers::seen;
-use super::{Fallible, PAUSE};
+use super::{Fallible, OwnRuntime, PAUSE};
 use crate::history::{Event, History, Place, reader_of};
 
 /// A commit for about so many records, and at least so often.
@@ -26,7 +26,7 @@ pub struct Member {
     history: History,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    runtime: tokio::runtime::Runtime,
+    runtime: OwnRuntime,
 }
 
 impl Member {
@@ -36,12 +36,7 @@ impl Member {
     /// # Panics
     /// If there is no thread for it.
     pub fn start(bootstrap: &str, history: &History, number: u32, topic: &str, config: GroupConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name(format!("member-{number}"))
-            .enable_all()
-            .build()
-            .expect("a runtime for a member");
+        let runtime = OwnRuntime::start(format!("member-{number}"));
         let (stop, stopping) = watch::channel(false);
         let (bootstrap, topic, recorded) = (bootstrap.to_owned(), topic.to_owned(), history.clone());
         let task = runtime.spawn(async move {
@@ -62,7 +57,7 @@ impl Member {
     pub async fn close(self) {
         self.stop.send_replace(true);
         let ended = self.task.await;
-        self.runtime.shutdown_background();
+        drop(self.runtime);
         ended.expect("a member does not panic");
     }
 
@@ -70,7 +65,7 @@ impl Member {
     pub fn kill(self) {
         self.history.record(Event::MemberGone { member: self.number });
         self.task.abort();
-        self.runtime.shutdown_background();
+        drop(self.runtime);
     }
 }
 

@@ -21,6 +21,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use highwater_client::{AdminError, Client, NewTopic};
+use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -58,6 +59,32 @@ impl<T: Send + 'static> Running<T> {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(error) => panic!("a workload's task is gone: {error}"),
+        }
+    }
+}
+
+/// A runtime for clients that can die as a process does. It ends without waiting: it may be dropped where nothing may wait, as when a test
+/// gives up, whose error is to be seen.
+struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    /// # Panics
+    /// If there is no thread for it.
+    fn start(name: String) -> Self {
+        let mut builder = runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name(name).enable_all().build();
+        Self(Some(runtime.expect("a runtime of its own")))
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.0.as_ref().expect("it is there until it is dropped").spawn(work)
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -10,7 +10,7 @@ use highwater_client::{
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::insist;
+use super::{OwnRuntime, insist};
 use crate::history::{Event, History, Place, RecordId, Timed};
 
 /// Long enough for a broker's death within a transaction, short enough for a test that waits for what a dead one left open.
@@ -22,7 +22,7 @@ pub struct Pipeline {
     history: History,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    runtime: tokio::runtime::Runtime,
+    runtime: OwnRuntime,
 }
 
 impl Pipeline {
@@ -32,12 +32,7 @@ impl Pipeline {
     /// # Panics
     /// If there is no thread for it.
     pub fn start(bootstrap: &str, history: &History, number: u32, group: &str, from: &str, to: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name(format!("pipeline-{number}"))
-            .enable_all()
-            .build()
-            .expect("a runtime for a pipeline");
+        let runtime = OwnRuntime::start(format!("pipeline-{number}"));
         let (stop, stopping) = watch::channel(false);
         let (bootstrap, group, from, to) = (bootstrap.to_owned(), group.to_owned(), from.to_owned(), to.to_owned());
         let task = runtime.spawn(async move {
@@ -54,7 +49,7 @@ impl Pipeline {
     pub async fn close(self) {
         self.stop.send_replace(true);
         let ended = self.task.await;
-        self.runtime.shutdown_background();
+        drop(self.runtime);
         ended.expect("a pipeline does not panic");
     }
 
@@ -62,7 +57,7 @@ impl Pipeline {
     pub fn kill(self) {
         self.history.fault(format!("pipeline {} dies", self.number));
         self.task.abort();
-        self.runtime.shutdown_background();
+        drop(self.runtime);
     }
 }
 
