@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, statvfs};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Not in a folder of the broker's: it must not take it for something of its own.
@@ -43,12 +44,18 @@ impl SmallDisk {
     /// Takes all space but `left` bytes.
     pub fn fill(&self, left: u64) -> io::Result<()> {
         let filler = File::create(self.at.join(FILLER))?;
-        let usage = statvfs(&self.at)?;
-        let take = (usage.f_bavail * usage.f_frsize).saturating_sub(left);
-        if take > 0 {
-            rustix::fs::fallocate(&filler, FallocateFlags::empty(), 0, take)?;
+        loop {
+            let usage = statvfs(&self.at)?;
+            let take = (usage.f_bavail * usage.f_frsize).saturating_sub(left);
+            if take == 0 {
+                return Ok(());
+            }
+            match rustix::fs::fallocate(&filler, FallocateFlags::empty(), 0, take) {
+                // The broker has taken some of it since it was measured.
+                Err(Errno::NOSPC) => {}
+                taken => return Ok(taken?),
+            }
         }
-        Ok(())
     }
 
     /// Gives the space back.
@@ -70,6 +77,8 @@ impl Drop for SmallDisk {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -88,5 +97,28 @@ mod tests {
         std::fs::write(&file, [7; 8192]).unwrap();
         drop(disk);
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_small_disk_that_is_written_to_can_be_filled() {
+        if !SmallDisk::is_possible() {
+            println!("skipped: this process may not mount a file system");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let disk = SmallDisk::mount(&folder.path().join("disk"), 4 << 20).unwrap();
+        let (file, is_over) = (disk.data().join("file"), AtomicBool::new(false));
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // There may be no space for it.
+                    let _ = std::fs::write(&file, [7; 65536]);
+                    let _ = std::fs::remove_file(&file);
+                }
+            });
+            let filled = (0..500).try_for_each(|_| disk.fill(0).and_then(|()| disk.free()));
+            is_over.store(true, Ordering::Relaxed);
+            filled.unwrap();
+        });
     }
 }
