@@ -119,7 +119,7 @@ def test_consumers_go_back_to_the_leader_when_the_replica_in_their_rack_dies(pla
     topic = make(placed, "racks-and-death")
     leader = placed.leader(topic)
     near = next(it for it in placed.brokers if it != leader)
-    # The librdkafka of kcat stays with the one that died for longer than anybody wants to wait.
+    # kcat (librdkafka 2.0) was not seen to be back within 30 s; why is not known.
     going_back = {name: kind for name, kind in READERS.items() if name != "kcat"}
     readers = {name: kind(placed.kafka, topic, f"rack-{near}") for name, kind in going_back.items()}
     sent = [Record(b"%d" % n, partition=0) for n in range(200)]
