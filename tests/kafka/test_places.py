@@ -1,6 +1,7 @@
 """Where clients are: the racks they read from (KIP-392), and the listeners they come in by."""
 
 import queue
+import re
 import subprocess
 import threading
 
@@ -91,6 +92,17 @@ class KcatReader:
 READERS = {"confluent-kafka": ConfluentReader, "kafka-python": KafkaPythonReader, "kcat": KcatReader}
 
 
+def kcat_waits_for_its_replica():
+    """
+    librdkafka before 2.1 stays with a replica that is gone, for its lease of five minutes, and says so with `-d topic`: "leader 1
+    unchanged, not migrating away from preferred replica 2". It fetches from nobody meanwhile, and the metadata that it asks for,
+    without the dead broker, changes nothing.
+    """
+    told = subprocess.run(["kcat", "-V"], capture_output=True, text=True, check=True).stdout
+    major, minor = re.search(r"librdkafka (\d+)\.(\d+)", told).groups()
+    return (int(major), int(minor)) < (2, 1)
+
+
 def given_out(cluster, topic):
     """How many records each broker gave to consumers."""
     return {number: it.metric("highwater_topic_records_out_total", topic=topic) for number, it in cluster.brokers.items()}
@@ -119,9 +131,8 @@ def test_consumers_go_back_to_the_leader_when_the_replica_in_their_rack_dies(pla
     topic = make(placed, "racks-and-death")
     leader = placed.leader(topic)
     near = next(it for it in placed.brokers if it != leader)
-    # kcat (librdkafka 2.0) was not seen to be back within 30 s; why is not known.
-    going_back = {name: kind for name, kind in READERS.items() if name != "kcat"}
-    readers = {name: kind(placed.kafka, topic, f"rack-{near}") for name, kind in going_back.items()}
+    readers = {name: kind(placed.kafka, topic, f"rack-{near}") for name, kind in READERS.items()}
+    waiting = {"kcat"} if kcat_waits_for_its_replica() else set()
     sent = [Record(b"%d" % n, partition=0) for n in range(200)]
     Confluent(placed.kafka).produce(topic, sent[:100])
     for name, reader in readers.items():
@@ -129,11 +140,13 @@ def test_consumers_go_back_to_the_leader_when_the_replica_in_their_rack_dies(pla
     placed.brokers[near].kill()
     try:
         Confluent(placed.kafka).produce(topic, sent[100:])
-        for name, reader in readers.items():
-            assert reader.read(100) == [it.value for it in sent[100:]], name
+        for name in readers.keys() - waiting:
+            assert readers[name].read(100) == [it.value for it in sent[100:]], name
     finally:
         placed.brokers[near].start()
         until("the broker back in service", lambda: placed.in_service() == set(placed.brokers))
+    for name in waiting:
+        assert readers[name].read(100) == [it.value for it in sent[100:]], name
     for reader in readers.values():
         reader.close()
 
