@@ -21,7 +21,7 @@ use highwater_storage::{
     is_disk_full, run_on,
 };
 use highwater_types::{BrokerEpoch, BrokerId, MetadataVersion, TopicConfig, TopicPartition, is_internal_topic};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::config::BrokerConfig;
@@ -49,6 +49,8 @@ pub struct Partitions {
     doubtful: Mutex<BTreeSet<TopicPartition>>,
     /// Whose logs could not be opened for want of space on the disk.
     want_space: Mutex<BTreeSet<TopicPartition>>,
+    /// For checking a batch that unpacks to much (T47): one at a time, however many strangers send such.
+    large_batches: Semaphore,
     deletions: TaskTracker,
 }
 
@@ -116,6 +118,7 @@ impl Partitions {
             lost: Mutex::default(),
             doubtful: Mutex::default(),
             want_space: Mutex::default(),
+            large_batches: Semaphore::new(1),
             deletions: TaskTracker::new(),
         };
         this.open_found(found).await;
@@ -187,6 +190,10 @@ impl Partitions {
 
     pub fn metrics(&self) -> &Arc<BrokerMetrics> {
         &self.env.metrics
+    }
+
+    pub(crate) fn large_batches(&self) -> &Semaphore {
+        &self.large_batches
     }
 
     /// How long syncs took, by data dir; without those that were shut down.

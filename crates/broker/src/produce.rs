@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use highwater_record::{ProduceLimits, validate_produce};
+use highwater_record::{Batch, ProduceLimits, Step, Validation};
 use highwater_replication::AckOutcome;
 use highwater_types::mutation::{self, Mutation};
 use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition, TransactionalId};
@@ -148,13 +148,6 @@ impl PendingProduce {
     }
 }
 
-/// One partition's share of a request, on its way through the partition.
-pub(crate) struct Ticket<'a> {
-    pub request: &'a Arc<PendingProduce>,
-    pub slot: u32,
-    pub transaction: &'a Option<InTransaction>,
-}
-
 /// Who waits for an append to be acknowledged.
 pub(crate) struct AckWaiter {
     pub request: Arc<PendingProduce>,
@@ -173,10 +166,23 @@ impl AckWaiter {
     }
 }
 
+/// Of records, unpacked, that are checked before others have a turn: a few milliseconds.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Gives up a request whose caller goes away while it is taken.
+struct WhileTaken<'a>(&'a PendingProduce);
+
+impl Drop for WhileTaken<'_> {
+    fn drop(&mut self) {
+        self.0.expire();
+    }
+}
+
 impl Partitions {
     /// Appends what `request` asks for, in its order. The answer goes to `answers`, perhaps before this returns; with
-    /// `acks` other than all, and by an expiry that the caller decides on, later.
-    pub fn produce(
+    /// `acks` other than all, and by an expiry that the caller decides on, later. What takes long to check is checked piece by piece, while
+    /// others have their turns; dropped before its end, this appends nothing more, and what it has appended is not answered.
+    pub async fn produce(
         &self,
         request: ProduceRequest,
         decompressed_bytes_max: usize,
@@ -188,49 +194,59 @@ impl Partitions {
         if partitions.is_empty() {
             pending.answer(&mut pending.lock());
         }
-        for (slot, to) in (0..).zip(partitions) {
-            let ticket = Ticket { request: &pending, slot, transaction: &transaction };
-            match self.find(to.partition) {
-                Ok(partition) => produce_to(&partition, to, acks, decompressed_bytes_max, ticket),
+        let taken = WhileTaken(&pending);
+        let mut piece = PIECE_BYTES;
+        for (slot, mut to) in (0..).zip(partitions) {
+            match self.check(&mut to, decompressed_bytes_max, &mut piece).await {
+                Ok((partition, batches)) => partition.append(ToAppend {
+                    batches,
+                    may_keep: to.may_keep,
+                    acks,
+                    leader_epoch: to.leader_epoch,
+                    transaction: transaction.clone(),
+                    request: Arc::clone(&pending),
+                    slot,
+                }),
                 Err(error) => pending.complete(slot, Err(error)),
             }
         }
+        std::mem::forget(taken);
         pending
     }
-}
 
-fn produce_to(
-    partition: &Arc<Partition>,
-    to: ProduceTo,
-    acks: Acks,
-    decompressed_bytes_max: usize,
-    ticket: Ticket<'_>,
-) {
-    // Checked again under the lock; here so that a wrong broker need not read through what is not its own.
-    if let Err(error) = partition.check_leads(to.leader_epoch) {
-        return ticket.request.complete(ticket.slot, Err(error));
-    }
-    if partition.is_internal() {
-        return ticket.request.complete(ticket.slot, Err(PartitionError::Internal));
-    }
-    let batch_bytes_max = partition.batch_bytes_max();
-    // A record is bounded as a batch is: compression must not smuggle in what no consumer could take.
-    let limits = ProduceLimits {
-        batch_bytes_max,
-        record_bytes_max: batch_bytes_max,
-        decompressed_bytes_max,
-        keys_required: partition.keys_required(),
-    };
-    match validate_produce(to.records, &limits) {
-        Ok(batches) => partition.append(ToAppend {
-            batches,
-            may_keep: to.may_keep,
-            acks,
-            leader_epoch: to.leader_epoch,
-            transaction: ticket.transaction.clone(),
-            request: Arc::clone(ticket.request),
-            slot: ticket.slot,
-        }),
-        Err(error) => ticket.request.complete(ticket.slot, Err(error.into())),
+    /// Where they go, and the batches that its records are. `piece`: what may be checked until others have a turn.
+    async fn check(
+        &self,
+        to: &mut ProduceTo,
+        decompressed_bytes_max: usize,
+        piece: &mut usize,
+    ) -> Result<(Arc<Partition>, Vec<Batch>), PartitionError> {
+        let partition = self.find(to.partition)?;
+        // Checked again under the lock; here so that a wrong broker need not read through what is not its own.
+        partition.check_leads(to.leader_epoch)?;
+        if partition.is_internal() {
+            return Err(PartitionError::Internal);
+        }
+        let batch_bytes_max = partition.batch_bytes_max();
+        // A record is bounded as a batch is: compression must not smuggle in what no consumer could take.
+        let limits = ProduceLimits {
+            batch_bytes_max,
+            record_bytes_max: batch_bytes_max,
+            decompressed_bytes_max,
+            keys_required: partition.keys_required(),
+        };
+        let mut validation = Validation::new(std::mem::take(&mut to.records), limits);
+        let mut large = None;
+        loop {
+            match validation.advance(piece, large.is_some())? {
+                Step::Done(batches) => return Ok((partition, batches)),
+                Step::More => {
+                    tokio::task::yield_now().await;
+                    *piece = PIECE_BYTES;
+                }
+                // Never closed.
+                Step::Large => large = self.large_batches().acquire().await.ok(),
+            }
+        }
     }
 }

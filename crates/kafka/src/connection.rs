@@ -121,7 +121,7 @@ impl Connection {
             if self.may_begin()
                 && let Some(frame) = self.next.take()
             {
-                self.begin(frame)?;
+                self.begin(frame).await?;
                 continue;
             }
             if self.is_stopping && self.call.is_none() && self.produced.is_empty() && self.writer.is_empty() {
@@ -177,7 +177,7 @@ impl Connection {
         self.produced.is_empty() || (is_produce && self.produced.bytes() < bytes_max)
     }
 
-    fn begin(&mut self, frame: Frame) -> Result<(), Broken> {
+    async fn begin(&mut self, frame: Frame) -> Result<(), Broken> {
         let api = match Api::find(frame.api_key, frame.version) {
             Ok(api) => api,
             Err(Broken::UnknownVersion { api: ApiKey::ApiVersions, .. }) => {
@@ -194,7 +194,7 @@ impl Connection {
         let call = Call { door, client, client_id, version, correlation_id, is_flexible, share };
         match api.run {
             Run::Call(run) => self.call = Some(run(call, body)),
-            Run::Produce => self.produced.take(call, body)?,
+            Run::Produce => self.produced.take(call, body).await?,
         }
         Ok(())
     }

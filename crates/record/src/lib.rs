@@ -17,6 +17,7 @@ mod error;
 mod header;
 mod murmur;
 mod record;
+mod sliding;
 mod validate;
 mod varint;
 
@@ -30,4 +31,4 @@ pub use error::{BatchError, RecordProblem};
 pub use header::{Attributes, BatchHeader, HEADER_LEN, LENGTH_PREFIX, MAGIC};
 pub use murmur::{murmur2, partition_for_key};
 pub use record::{Header, Record, Records};
-pub use validate::{ProduceLimits, validate_produce};
+pub use validate::{ProduceLimits, Step, Validation, validate_produce};

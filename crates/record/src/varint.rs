@@ -14,6 +14,12 @@ impl<'a> Cursor<'a> {
         Self { bytes, position }
     }
 
+    /// All of them, read or not.
+    #[inline(always)]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     #[inline(always)]
     pub fn remaining(&self) -> usize {
         self.bytes.len() - self.position

@@ -118,7 +118,7 @@ impl Session {
                 }
                 Event::Permit(permit) => {
                     if let Some(waiting) = self.waiting.take()
-                        && let Some(response) = self.take(waiting.request, waiting.began, waiting.bytes, permit)
+                        && let Some(response) = self.take(waiting.request, waiting.began, waiting.bytes, permit).await
                     {
                         return Some(Ok(response));
                     }
@@ -133,7 +133,7 @@ impl Session {
                         self.waiting = Some(Waiting { request, began, bytes, permit });
                         continue;
                     };
-                    if let Some(response) = self.take(request, began, bytes, Some(permit)) {
+                    if let Some(response) = self.take(request, began, bytes, Some(permit)).await {
                         return Some(Ok(response));
                     }
                 }
@@ -173,7 +173,7 @@ impl Session {
     }
 
     /// Takes a request. Returns the answer of one that is refused as a whole.
-    fn take(
+    async fn take(
         &mut self,
         request: v1::ProduceRequest,
         began: Instant,
@@ -196,7 +196,8 @@ impl Session {
             ms => Duration::from_millis(ms.min(limits.wait_ms_max).into()),
         };
         let wants_answer = request.acks != Acks::None;
-        let pending = self.core.partitions.produce(request, limits.decompressed_bytes_max, permit, &self.answer_to);
+        let pending =
+            self.core.partitions.produce(request, limits.decompressed_bytes_max, permit, &self.answer_to).await;
         let deadline = Instant::now() + timeout;
         if !pending.is_answered() {
             self.deadlines.add(deadline, token);

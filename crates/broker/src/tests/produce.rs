@@ -1,5 +1,8 @@
 //! Appends: what is acknowledged when, and what is refused without a trace.
 
+use std::pin::pin;
+use std::task::Poll;
+
 use highwater_protocol::v1::{self, Acks};
 use highwater_record::{BatchBuilder, Compression};
 use highwater_types::{ErrorCode, TimestampMs};
@@ -199,6 +202,69 @@ async fn a_compressed_record_larger_than_a_batch_may_be_is_refused() {
     assert!(records.len() < 2_000);
     let result = test.produce_to(tp, Acks::All, records).await;
     assert_eq!(failed(&result.error), ErrorCode::RecordTooLarge);
+}
+
+/// What 8 MiB unpack to, in each of so many partitions.
+async fn much_to_unpack(test: &mut TestBroker, partitions: u32) -> crate::produce::ProduceRequest {
+    let topic = test.topic(partitions, &[ME], &[]).await;
+    let mut builder = BatchBuilder::new(Compression::Zstd, None);
+    for _ in 0..10 {
+        builder.append(TimestampMs::new(1), None, Some(&[0; 800_000]), &[]).unwrap();
+    }
+    let records = builder.build().unwrap();
+    let to = (0..partitions).map(|index| crate::produce::ProduceTo {
+        partition: partition_of(topic, index),
+        leader_epoch: highwater_types::LeaderEpoch::NONE,
+        records: records.clone(),
+        may_keep: false,
+    });
+    let (token, transaction, partitions) = (1, None, to.collect());
+    crate::produce::ProduceRequest { token, acks: crate::produce::Acks::All, transaction, partitions }
+}
+
+#[tokio::test]
+async fn t47_others_have_turns_while_much_is_unpacked_and_no_two_unpack_much_at_a_time() {
+    let mut test = TestBroker::start().await;
+    let (one, other) = (much_to_unpack(&mut test, 2).await, much_to_unpack(&mut test, 1).await);
+    let tps: Vec<_> = one.partitions.iter().chain(&other.partitions).map(|to| to.partition).collect();
+    let partitions = &test.core.partitions;
+    let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+    let one = partitions.produce(one, 64 << 20, None, &answers);
+    let other = partitions.produce(other, 64 << 20, None, &answers);
+    let mut others = pin!(async { tokio::join!(one, other) });
+    let (mut turns, mut done) = (0, Vec::new());
+    while futures::poll!(others.as_mut()).is_pending() {
+        turns += 1;
+        for &tp in &tps {
+            if test.log_end(tp) == 10 && !done.contains(&tp) {
+                done.push(tp);
+            }
+        }
+        assert!(turns < 100);
+    }
+    assert!(turns >= 16, "{turns} turns for 24 MiB");
+    assert_eq!(done, [tps[0], tps[2]], "one after the other, in the order of asking, and {:?} last", tps[1]);
+    for _ in 0..2 {
+        assert!(answered.recv().await.unwrap().results.iter().all(|(_, result)| result.is_ok()));
+    }
+    assert!(tps.iter().all(|&tp| test.log_end(tp) == 10));
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_while_it_is_checked_keeps_nothing() {
+    let mut test = TestBroker::start().await;
+    let asked = much_to_unpack(&mut test, 1).await;
+    let tp = asked.partitions[0].partition;
+    let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+    let bounds = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+    let permit = bounds.clone().try_acquire_owned().unwrap();
+    {
+        let mut produced = pin!(test.core.partitions.produce(asked, 64 << 20, Some(permit), &answers));
+        assert!(matches!(futures::poll!(produced.as_mut()), Poll::Pending));
+        assert_eq!(bounds.available_permits(), 0);
+    }
+    assert_eq!((bounds.available_permits(), test.log_end(tp)), (1, 0));
+    assert!(answered.recv().await.unwrap().results[0].1.is_err(), "its outcome is unknown");
 }
 
 #[tokio::test]

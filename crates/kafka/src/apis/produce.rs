@@ -101,7 +101,7 @@ impl Pipeline {
     }
 
     /// Takes one more: its records are appended, or refused, before this returns.
-    pub(crate) fn take(&mut self, mut call: Call, body: Bytes) -> Result<(), Broken> {
+    pub(crate) async fn take(&mut self, mut call: Call, body: Bytes) -> Result<(), Broken> {
         let bytes = body.len() + OVERHEAD_BYTES;
         let request: ProduceRequest = decode(ApiKey::Produce, &LAYOUT, call.version, body)?;
         let core = Arc::clone(&call.door.api.core);
@@ -158,7 +158,7 @@ impl Pipeline {
         let transaction = transactional_id.unwrap_or_default().map(|id| InTransaction { id, joins });
         let asked = Produce { token, acks, transaction, partitions };
         let permit = call.share.permit.take();
-        let pending = core.partitions.produce(asked, limits.decompressed_bytes_max, permit, &self.answer_to);
+        let pending = core.partitions.produce(asked, limits.decompressed_bytes_max, permit, &self.answer_to).await;
         if !pending.is_answered() {
             self.deadlines.add(deadline, token);
         }

@@ -9,14 +9,13 @@ use lz4_flex::block::{
     get_maximum_output_size,
 };
 
-use super::{DecompressError, make_room};
+use super::{DecompressError, Output, WINDOW_LEN, make_room};
 
 const MAGIC: u32 = 0x184D_2204;
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 /// Magic, flags (version 1, independent blocks), 64 KiB blocks, and the header checksum of just these two bytes.
 const FRAME_HEADER: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
 const BLOCK_LEN: usize = 64 * 1024;
-const WINDOW_LEN: usize = 64 * 1024;
 const STORED: u32 = 1 << 31;
 /// A byte of a match's length stands for 255 bytes at most.
 const RATIO_MAX: usize = 255;
@@ -41,25 +40,12 @@ pub fn compress(input: &[u8], out: &mut Vec<u8>) -> Result<(), CompressError> {
     Ok(())
 }
 
-pub fn decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
-    let mut reader = Reader { rest: input };
-    let mut filled = 0;
-    if input.is_empty() {
-        return Err(DecompressError::damaged("there is no frame"));
-    }
-    while !reader.rest.is_empty() {
-        let magic = reader.u32()?;
-        if magic & !0xf == SKIPPABLE_MAGIC {
-            let length = reader.u32()?;
-            reader.take(length as usize)?;
-        } else if magic == MAGIC {
-            frame(&mut reader, limit, out, &mut filled)?;
-        } else {
-            return Err(DecompressError::damaged(format_args!("a frame can't start with {magic:#010x}")));
-        }
-    }
-    out.truncate(filled);
-    Ok(())
+/// The blocks that are left of compressed bytes.
+pub struct Blocks<B> {
+    input: B,
+    at: usize,
+    /// That the next block is of.
+    frame: Option<Frame>,
 }
 
 struct Frame {
@@ -67,57 +53,97 @@ struct Frame {
     linked: bool,
     block_checksums: bool,
     content_checksum: bool,
+    /// That it has yielded.
+    length: usize,
 }
 
-fn frame(reader: &mut Reader<'_>, limit: usize, out: &mut Vec<u8>, filled: &mut usize) -> Result<(), DecompressError> {
-    let frame = frame_header(reader, limit - *filled)?;
-    let start = *filled;
-    loop {
+impl<B: AsRef<[u8]>> Blocks<B> {
+    pub fn new(input: B) -> Result<Self, DecompressError> {
+        if input.as_ref().is_empty() {
+            return Err(DecompressError::damaged("there is no frame"));
+        }
+        Ok(Self { input, at: 0, frame: None })
+    }
+
+    /// Appends the next block, or what is between blocks and yields nothing, to `out`.
+    pub fn next(&mut self, left: usize, out: &mut Output) -> Result<bool, DecompressError> {
+        let input = self.input.as_ref();
+        let mut reader = Reader { rest: &input[self.at..] };
+        match &mut self.frame {
+            Some(frame) => {
+                if !frame.block(&mut reader, left, out)? {
+                    self.frame = None;
+                }
+            }
+            None if reader.rest.is_empty() => return Ok(false),
+            None => self.frame = frame_header(&mut reader, left)?,
+        }
+        self.at = input.len() - reader.rest.len();
+        Ok(true)
+    }
+}
+
+impl Frame {
+    /// False: it ends here.
+    fn block(&mut self, reader: &mut Reader<'_>, left: usize, out: &mut Output) -> Result<bool, DecompressError> {
         let word = reader.u32()?;
         if word == 0 {
-            break;
+            if self.content_checksum {
+                reader.take(4)?;
+            }
+            return Ok(false);
         }
         let block = reader.take((word & !STORED) as usize)?;
-        if block.len() > frame.block_len_max {
+        if block.len() > self.block_len_max {
             return Err(DecompressError::damaged("a block is larger than its frame allows"));
         }
-        if frame.block_checksums {
+        if self.block_checksums {
             reader.take(4)?;
         }
-        let left = limit - *filled;
-        if word & STORED != 0 {
+        let length = if word & STORED != 0 {
             if block.len() > left {
                 return Err(DecompressError::TooLarge);
             }
-            make_room(out, *filled, block.len());
-            out[*filled..*filled + block.len()].copy_from_slice(block);
-            *filled += block.len();
-            continue;
-        }
-        let could_be = frame.block_len_max.min(block.len().saturating_mul(RATIO_MAX));
-        let room = could_be.min(left);
-        make_room(out, *filled, room);
-        let (before, after) = out.split_at_mut(*filled);
-        let target = &mut after[..room];
-        let window = &before[start.max(before.len().saturating_sub(WINDOW_LEN))..];
-        let result = if frame.linked && !window.is_empty() {
-            decompress_into_with_dict(block, target, window)
+            out.room(block.len()).1.copy_from_slice(block);
+            block.len()
         } else {
-            decompress_into(block, target)
+            self.compressed(block, left, out)?
         };
-        *filled += result.map_err(|error| match error {
-            lz4_flex::block::DecompressError::OutputTooSmall { .. } if room < could_be => DecompressError::TooLarge,
+        out.fill(length);
+        self.length = self.length.saturating_add(length);
+        Ok(true)
+    }
+
+    fn compressed(&self, block: &[u8], left: usize, out: &mut Output) -> Result<usize, DecompressError> {
+        let could_be = self.block_len_max.min(block.len().saturating_mul(RATIO_MAX));
+        let length_max = could_be.min(left);
+        let (before, room) = out.room(length_max);
+        let window = &before[before.len() - before.len().min(self.length).min(WINDOW_LEN)..];
+        let result = if self.linked && !window.is_empty() {
+            decompress_into_with_dict(block, room, window)
+        } else {
+            decompress_into(block, room)
+        };
+        result.map_err(|error| match error {
+            lz4_flex::block::DecompressError::OutputTooSmall { .. } if length_max < could_be => {
+                DecompressError::TooLarge
+            }
             error => DecompressError::damaged(error),
-        })?;
+        })
     }
-    if frame.content_checksum {
-        reader.take(4)?;
-    }
-    Ok(())
 }
 
-/// Reads what follows the magic. The checksums are stepped over, not compared: the batch's CRC covers the same bytes.
-fn frame_header(reader: &mut Reader<'_>, left: usize) -> Result<Frame, DecompressError> {
+/// `None` for a frame to skip. The checksums are stepped over, not compared: the batch's CRC covers the same bytes.
+fn frame_header(reader: &mut Reader<'_>, left: usize) -> Result<Option<Frame>, DecompressError> {
+    let magic = reader.u32()?;
+    if magic & !0xf == SKIPPABLE_MAGIC {
+        let length = reader.u32()?;
+        reader.take(length as usize)?;
+        return Ok(None);
+    }
+    if magic != MAGIC {
+        return Err(DecompressError::damaged(format_args!("a frame can't start with {magic:#010x}")));
+    }
     let flags = reader.take(1)?[0];
     let sizes = reader.take(1)?[0];
     if flags >> 6 != 1 {
@@ -138,12 +164,13 @@ fn frame_header(reader: &mut Reader<'_>, left: usize) -> Result<Frame, Decompres
         }
     }
     reader.take(1)?;
-    Ok(Frame {
+    Ok(Some(Frame {
         block_len_max,
         linked: flags & 1 << 5 == 0,
         block_checksums: flags & 1 << 4 != 0,
         content_checksum: flags & 1 << 2 != 0,
-    })
+        length: 0,
+    }))
 }
 
 struct Reader<'a> {
@@ -171,6 +198,7 @@ mod tests {
 
     use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 
+    use super::super::{Compression, decompress};
     use super::*;
 
     fn sample() -> Vec<u8> {
@@ -204,7 +232,7 @@ mod tests {
                     encoder.write_all(&input).unwrap();
                     let packed = encoder.finish().unwrap();
                     let mut out = Vec::new();
-                    decompress(&packed, input.len(), &mut out).unwrap();
+                    decompress(Compression::Lz4, &packed, input.len(), &mut out).unwrap();
                     assert!(out == input, "{mode:?} {size:?} {checks}");
                 }
             }
@@ -217,7 +245,7 @@ mod tests {
         compress(b"one ", &mut packed).unwrap();
         compress(b"two", &mut packed).unwrap();
         let mut out = Vec::new();
-        decompress(&packed, 100, &mut out).unwrap();
+        decompress(Compression::Lz4, &packed, 100, &mut out).unwrap();
         assert_eq!(out, b"one two");
     }
 
@@ -228,7 +256,7 @@ mod tests {
         encoder.write_all(b"short").unwrap();
         let packed = encoder.finish().unwrap();
         let mut out = Vec::new();
-        decompress(&packed, 1 << 30, &mut out).unwrap();
+        decompress(Compression::Lz4, &packed, 1 << 30, &mut out).unwrap();
         assert_eq!(out, b"short");
         assert!(out.capacity() < 16_384, "{}", out.capacity());
     }

@@ -1,15 +1,21 @@
 //! The codecs of a batch's records.
 //!
 //! Invariant: decompression never yields, and never reserves, more than the limit it is given plus a constant,
-//! whatever the input claims about its own size.
+//! whatever the input claims about its own size. (A [`Stream`] of zstd reserves the window that its frame asks for, which takes
+//! memory only as it is filled.)
 
 mod gzip;
 mod lz4;
+mod output;
 mod snappy;
+mod stream;
 mod zstd;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub(crate) use output::{Output, WINDOW_LEN};
+pub(crate) use stream::Stream;
 
 /// How the records of a batch are compressed. The ids are Kafka's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -109,8 +115,8 @@ pub(crate) fn decompress(
             Ok(())
         }
         Compression::Gzip => gzip::decompress(input, limit, out),
-        Compression::Snappy => snappy::decompress(input, limit, out),
-        Compression::Lz4 => lz4::decompress(input, limit, out),
+        Compression::Snappy => stream::whole(Stream::Snappy(snappy::Blocks::new(input)?), limit, out),
+        Compression::Lz4 => stream::whole(Stream::Lz4(lz4::Blocks::new(input)?), limit, out),
         Compression::Zstd => zstd::decompress(input, limit, out),
     }
 }

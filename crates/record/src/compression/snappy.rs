@@ -4,7 +4,7 @@
 //! The framing: 8 bytes of magic, version and lowest compatible version (1, 1), then for each block its compressed
 //! length and a raw snappy block. Numbers are big-endian, 32 bit.
 
-use super::{DecompressError, make_room};
+use super::{DecompressError, Output, make_room};
 
 const MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const FRAME_HEADER_LEN: usize = 16;
@@ -31,48 +31,68 @@ pub fn compress(input: &[u8], out: &mut Vec<u8>) -> Result<(), snap::Error> {
     Ok(())
 }
 
-pub fn decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
-    let mut filled = 0;
-    let Some(mut rest) = input.strip_prefix(&MAGIC) else {
-        return decompress_block(input, limit, out, &mut filled);
-    };
-    let Some((_versions, blocks)) = rest.split_at_checked(FRAME_HEADER_LEN - MAGIC.len()) else {
-        return Err(DecompressError::damaged("the framing's header is cut"));
-    };
-    rest = blocks;
-    while !rest.is_empty() {
+/// The blocks that are left of compressed bytes.
+pub struct Blocks<B> {
+    input: B,
+    at: usize,
+    /// What is left is one block, without framing.
+    is_raw: bool,
+}
+
+impl<B: AsRef<[u8]>> Blocks<B> {
+    pub fn new(input: B) -> Result<Self, DecompressError> {
+        let bytes = input.as_ref();
+        if !bytes.starts_with(&MAGIC) {
+            return Ok(Self { input, at: 0, is_raw: true });
+        }
+        if bytes.len() < FRAME_HEADER_LEN {
+            return Err(DecompressError::damaged("the framing's header is cut"));
+        }
+        Ok(Self { input, at: FRAME_HEADER_LEN, is_raw: false })
+    }
+
+    /// Appends the next block to `out`.
+    pub fn next(&mut self, left: usize, out: &mut Output) -> Result<bool, DecompressError> {
+        let rest = &self.input.as_ref()[self.at..];
+        if std::mem::take(&mut self.is_raw) {
+            self.at += rest.len();
+            decompress_block(rest, left, out)?;
+            return Ok(true);
+        }
+        if rest.is_empty() {
+            return Ok(false);
+        }
         let Some((length, after)) = rest.split_first_chunk::<4>() else {
             return Err(DecompressError::damaged("a block's length is cut"));
         };
         let length = u32::from_be_bytes(*length) as usize;
-        let Some((block, after)) = after.split_at_checked(length) else {
+        let Some(block) = after.get(..length) else {
             return Err(DecompressError::damaged("a block is cut"));
         };
-        decompress_block(block, limit, out, &mut filled)?;
-        rest = after;
+        self.at += 4 + length;
+        decompress_block(block, left, out)?;
+        Ok(true)
     }
-    out.truncate(filled);
-    Ok(())
 }
 
-fn decompress_block(block: &[u8], limit: usize, out: &mut Vec<u8>, filled: &mut usize) -> Result<(), DecompressError> {
+fn decompress_block(block: &[u8], left: usize, out: &mut Output) -> Result<(), DecompressError> {
     let stated = snap::raw::decompress_len(block).map_err(DecompressError::damaged)?;
     if stated > block.len().saturating_mul(RATIO_MAX) {
         return Err(DecompressError::damaged("a block states more bytes than it can hold"));
     }
-    if stated > limit - *filled {
+    if stated > left {
         return Err(DecompressError::TooLarge);
     }
-    make_room(out, *filled, stated);
-    let end = *filled + stated;
+    let (_, room) = out.room(stated);
     // Exactly as many bytes as stated, or an error.
-    snap::raw::Decoder::new().decompress(block, &mut out[*filled..end]).map_err(DecompressError::damaged)?;
-    *filled = end;
+    snap::raw::Decoder::new().decompress(block, room).map_err(DecompressError::damaged)?;
+    out.fill(stated);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Compression, decompress};
     use super::*;
 
     #[test]
@@ -80,7 +100,7 @@ mod tests {
         let input = b"raw snappy ".repeat(9000);
         let raw = snap::raw::Encoder::new().compress_vec(&input).unwrap();
         let mut out = Vec::new();
-        decompress(&raw, input.len(), &mut out).unwrap();
+        decompress(Compression::Snappy, &raw, input.len(), &mut out).unwrap();
         assert!(out == input);
     }
 
@@ -98,7 +118,8 @@ mod tests {
     fn t47_a_stated_length_beyond_the_bytes_is_not_believed() {
         // A varint that says 1 GiB, and one literal byte.
         let mut out = Vec::new();
-        let result = decompress(&[0x80, 0x80, 0x80, 0x80, 0x04, 0x00, 0x41], usize::MAX >> 1, &mut out);
+        let result =
+            decompress(Compression::Snappy, &[0x80, 0x80, 0x80, 0x80, 0x04, 0x00, 0x41], usize::MAX >> 1, &mut out);
         assert!(matches!(result, Err(DecompressError::Damaged(_))));
         assert_eq!(out.capacity(), 0);
     }

@@ -1,11 +1,12 @@
 //! Zstandard (RFC 8878).
 //!
-//! Decompression is in one pass into the output, which then serves as the window: a streaming decoder would allocate
-//! the window that the frame asks for, up to 128 MiB for a few bytes.
+//! Decompression is in one pass into the output, which then serves as the window: a streaming decoder reserves the
+//! window that the frame asks for, up to 128 MiB for a few bytes. So that is for what is large ([`pieces`]).
 
-use std::io;
+use std::io::{self, Cursor};
 
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::stream::read::Decoder;
 
 use super::DecompressError;
 
@@ -38,6 +39,12 @@ pub fn decompress(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), D
         Err(error) if error.to_string() == TOO_SMALL && bound > limit => Err(DecompressError::TooLarge),
         Err(error) => Err(DecompressError::damaged(error)),
     }
+}
+
+pub type Pieces<B> = Decoder<'static, Cursor<B>>;
+
+pub fn pieces<B: AsRef<[u8]>>(input: B) -> Result<Pieces<B>, DecompressError> {
+    Decoder::with_buffer(Cursor::new(input)).map_err(DecompressError::damaged)
 }
 
 /// What the codec says when the output has no room; it gives no code through this interface.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use highwater_metadata::{BrokerState, ClusterImage, Endpoint, PartitionState, Record, TopicState};
 use highwater_record::{BatchBuilder, Compression};
 use highwater_replication::ProposalOutcome;
@@ -226,7 +227,8 @@ impl Cluster {
         let (answers, taken) = mpsc::unbounded_channel();
         let to = ProduceTo { partition: tp, leader_epoch: LeaderEpoch::NONE, records: batch, may_keep: true };
         let request = ProduceRequest { token: 0, acks, transaction: None, partitions: vec![to] };
-        self.nodes[&id].core.partitions.produce(request, 64 << 20, None, &answers);
+        let produced = self.nodes[&id].core.partitions.produce(request, 64 << 20, None, &answers);
+        produced.now_or_never().expect("what is small is taken at once");
         taken
     }
 
