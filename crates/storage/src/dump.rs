@@ -14,7 +14,7 @@ use crate::disk::{Disk, OpenMode};
 use crate::epoch_file::EpochFile;
 pub use crate::index::OffsetEntry;
 use crate::index::OffsetIndex;
-use crate::recovery::{TOPIC_ID_FILE, segment_paths};
+use crate::log_folder::{TOPIC_ID_FILE, segment_paths};
 pub use crate::scan::Fault;
 use crate::scan::{Found, Scanner};
 use crate::time_index;

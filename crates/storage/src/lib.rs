@@ -25,6 +25,7 @@ mod error;
 mod flusher;
 mod index;
 mod log;
+mod log_folder;
 mod producers;
 mod recovery;
 mod scan;

@@ -9,7 +9,7 @@
 //! Without any the fault is at the log's end, where torn writes are.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,17 +21,15 @@ use highwater_types::{LeaderEpoch, Offset, TimestampMs, TopicPartition};
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::compaction;
 use crate::config::LogConfig;
-use crate::disk::{self, Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::epoch_file::EpochFile;
 use crate::error::{DamagedRange, OpenError};
 use crate::index;
 use crate::log::{OpenLog, Recovered, remove_files};
+use crate::log_folder::{bases, check_partition};
 use crate::scan::{Fault, Found, Scanner, walk};
-use crate::segment::{self, Active, Indexer, Sealed, Segment};
+use crate::segment::{Active, Indexer, Sealed, Segment};
 use crate::time_index;
-
-/// Holds the partition that the folder belongs to (T21).
-pub(crate) const TOPIC_ID_FILE: &str = "topic-id";
 
 /// What opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -153,42 +151,6 @@ pub(crate) fn recover(
 
 fn epochs_on_disk(disk: &dyn Disk, dir: &Path) -> io::Result<EpochHistory> {
     EpochFile::load(disk, dir).map(|replayed| replayed.history)
-}
-
-fn check_partition(disk: &dyn Disk, dir: &Path, partition: TopicPartition) -> Result<(), OpenError> {
-    let path = dir.join(TOPIC_ID_FILE);
-    let io = |source| OpenError::Io { path: path.clone(), source };
-    let expected = format!("{partition}\n");
-    let found = disk::read_small_file(disk, &path, 4096).map_err(io)?.unwrap_or_default();
-    if found == expected.as_bytes() {
-        return Ok(());
-    }
-    // A crash right after creation can leave parts of it, with zeroes between.
-    let is_part = |(found, expected): (&u8, u8)| *found == 0 || *found == expected;
-    if found.len() <= expected.len() && found.iter().zip(expected.bytes()).all(is_part) {
-        let file = disk.open(&path, OpenMode::Create).map_err(io)?;
-        return file.write_at(0, &[IoSlice::new(expected.as_bytes())]).map_err(io);
-    }
-    let found = String::from_utf8_lossy(&found).trim().to_owned();
-    Err(OpenError::WrongPartition { path: dir.to_owned(), expected: partition, found })
-}
-
-/// The base offsets of the segments, in order. Removes leftovers: temporary files, and indexes without a segment.
-fn bases(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Offset>> {
-    let entries = disk.read_dir(dir)?;
-    let base = |name: &str, extension: &str| {
-        let stem = name.strip_suffix(extension)?.strip_suffix('.')?;
-        let digits = stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| stem.parse().ok().map(Offset::new)).flatten()
-    };
-    let bases: Vec<Offset> = entries.iter().filter_map(|entry| base(&entry.name, segment::EXTENSION)).collect();
-    for entry in &entries {
-        let indexed = [index::EXTENSION, time_index::EXTENSION].iter().find_map(|kind| base(&entry.name, kind));
-        if indexed.is_some_and(|base| !bases.contains(&base)) || entry.name.ends_with(".tmp") {
-            remove_files(disk, &[dir.join(&entry.name)])?;
-        }
-    }
-    Ok(bases)
 }
 
 impl Recovery<'_> {
@@ -498,11 +460,4 @@ fn learn_epoch(epochs: &mut EpochHistory, header: &BatchHeader) {
         // No epoch starts inside a batch.
         epochs.truncate_from(header.base_offset.next());
     }
-}
-
-/// For the dump: the bases of a folder, without removing anything.
-pub(crate) fn segment_paths(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = disk.read_dir(dir)?;
-    let logs = entries.iter().filter(|entry| entry.name.ends_with(".log"));
-    Ok(logs.map(|entry| dir.join(&entry.name)).collect())
 }

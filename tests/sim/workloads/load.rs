@@ -5,6 +5,7 @@ use std::time::Duration;
 use highwater_client::{Acks, Client};
 use highwater_seams::SeededEntropy;
 use highwater_testkit::workloads::appends::{Writers, WritersConfig};
+use highwater_testkit::workloads::front::FrontReader;
 use highwater_testkit::workloads::readers::{Reader, Tail, seek_about};
 use highwater_testkit::workloads::subscribers::Subscriber;
 use highwater_testkit::workloads::thin::Publisher;
@@ -39,6 +40,14 @@ impl Workloads {
         let follow = |reader, topic: &str| Tail::start_as(client, &self.history, reader, topic);
         let two = |first, config| WritersConfig { writers: 2, first_writer: first, ..config };
         let history = || self.history.clone();
+        let front = |topic: &str, reader| FrontReader {
+            client: client.clone(),
+            history: history(),
+            topic: topic.into(),
+            partitions: PARTITIONS,
+            reader,
+            every: Duration::from_millis(700),
+        };
 
         load.followers.push(follow(Reader::of_all(numbers::FOLLOWER), TOPIC));
         let idempotent = |mut config: WritersConfig| {
@@ -78,10 +87,7 @@ impl Workloads {
         if self.has(Work::Trims) {
             load.followers.push(follow(Reader::of_all(numbers::TRIMS_FOLLOWER), TRIMS));
             load.writers.push(writers(&two(numbers::TRIMS, idempotent(draw(TRIMS, Acks::All)))));
-            let every = Duration::from_millis(700);
-            load.others.push(Running::start(|stopping| {
-                trims::trim(client.clone(), history(), TRIMS.into(), PARTITIONS, numbers::TRIMMER, every, stopping)
-            }));
+            load.others.push(Running::start(|stopping| trims::trim(front(TRIMS, numbers::TRIMMER), stopping)));
         }
         if self.has(Work::Retention) {
             load.followers.push(follow(Reader::of_all(numbers::RETAINED_FOLLOWER), RETAINED));
@@ -89,11 +95,7 @@ impl Workloads {
             load.writers.push(writers(&retention::writers(RETAINED, PARTITIONS, numbers::RETAINED, DELIVERY)));
             let number = numbers::RETAINED_TRANSACTOR;
             load.transactors.push(Transactor::start(client, &self.history, number, RETAINED, PARTITIONS, Some(HELD)));
-            let every = Duration::from_millis(700);
-            load.others.push(Running::start(|stopping| {
-                let (client, reader) = (client.clone(), numbers::RETAINED_LOOKER);
-                retention::look(client, history(), RETAINED.into(), PARTITIONS, reader, every, stopping)
-            }));
+            load.others.push(Running::start(|stopping| front(RETAINED, numbers::RETAINED_LOOKER).look(stopping)));
         }
         if self.has(Work::Lives) {
             let mut config = idempotent(draw(LIVES, Acks::All));

@@ -105,12 +105,12 @@ impl AdminService {
         AdminClient::new(self.link.peers().channel(endpoint)).max_decoding_message_size(MESSAGE_SIZE_MAX)
     }
 
-    /// Asks another leader for all its partitions of a topic at once.
     /// See [`ClusterLink::known_image`].
     async fn image(&self) -> Result<Arc<ClusterImage>, Status> {
         self.link.known_image().await.map_err(status_from_error)
     }
 
+    /// Asks another leader for all its partitions of a topic at once.
     async fn describe_at(
         &self,
         endpoint: Endpoint,

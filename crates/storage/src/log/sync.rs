@@ -12,7 +12,7 @@ use super::{Log, State, remove_files};
 use crate::disk::{self, Disk, DiskFile, OpenMode};
 use crate::error::LogError;
 use crate::index;
-use crate::recovery::TOPIC_ID_FILE;
+use crate::log_folder::TOPIC_ID_FILE;
 use crate::segment::Sealed;
 use crate::time_index;
 

@@ -2,6 +2,7 @@
 //! simulation alike. Nothing here judges; [`crate::oracle`] does.
 
 pub mod appends;
+pub mod front;
 pub mod leavers;
 pub mod lives;
 pub mod members;

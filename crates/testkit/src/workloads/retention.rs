@@ -1,16 +1,11 @@
-//! A topic that lets go of its oldest records by itself, and readers that look for them all the same.
+//! A topic that lets go of its oldest records by itself. (Who looks for them all the same: [`FrontReader`](super::front::FrontReader).)
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_client::{Acks, Client, NewTopic, PartitionId, ProducerConfig};
-use highwater_types::Offset;
-use tokio::sync::watch;
+use highwater_client::{Acks, NewTopic, ProducerConfig};
 
 use super::appends::WritersConfig;
-use super::go_on;
-use super::trims::{bounds, look_before};
-use crate::history::{Event, History, Place};
+use crate::history::Event;
 
 const SEGMENT_BYTES: u64 = 4_096;
 /// What a partition has of records at least once it has let go of some.
@@ -65,26 +60,5 @@ pub fn writers(topic: &str, partitions: u32, first: u32, delivery: Duration) -> 
         every: Duration::from_millis(50),
         producer,
         ..WritersConfig::new(topic, partitions)
-    }
-}
-
-/// Looks where one partition after the other begins, and for what lies before it, as `reader`, until told to stop.
-pub async fn look(
-    client: Client,
-    history: History,
-    topic: Arc<str>,
-    partitions: u32,
-    reader: u32,
-    every: Duration,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let mut turn = 0;
-    while go_on(&mut stopping, every).await {
-        turn += 1;
-        let place = Place { topic: Arc::clone(&topic), partition: PartitionId::new(turn % partitions) };
-        let Some((start, _)) = bounds(&client, &history, &place).await else { continue };
-        if let Some(before) = start.get().checked_sub(1).filter(|before| *before >= 0) {
-            look_before(&client, &history, reader, &place, Offset::new(before)).await;
-        }
     }
 }
