@@ -14,4 +14,7 @@ if [ ! -x "$venv/bin/pytest" ]; then
   python3 -m venv "$venv"
   "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
 fi
+if [ ! -d "$venv/older" ]; then
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$venv/older" --requirement requirements-older.txt
+fi
 "$venv/bin/pytest" -p no:cacheprovider --quiet --tb=short --durations=5 --rootdir . -c pytest.ini "--binary=$binary" "${@:-.}"

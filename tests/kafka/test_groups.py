@@ -138,6 +138,9 @@ def test_administrators_see_and_change_a_groups_offsets_with_librdkafka(cluster,
     admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": cluster.kafka})
     described = admin.describe_consumer_groups([group])[group].result(SOON_S)
     assert described.state == confluent_kafka.ConsumerGroupState.STABLE
+    assert described.authorized_operations is None
+    described = admin.describe_consumer_groups([group], include_authorized_operations=True)[group].result(SOON_S)
+    assert {it.name for it in described.authorized_operations} == {"READ", "DELETE", "DESCRIBE"}
     assert sum(len(it.assignment.topic_partitions) for it in described.members) == PARTITIONS
     with pytest.raises(confluent_kafka.KafkaException) as failure:
         admin.delete_consumer_groups([group])[group].result(SOON_S)
@@ -164,6 +167,8 @@ def test_administrators_see_and_change_a_groups_offsets_with_kafka_python(cluste
     until("all committed", lambda: committed(cluster.kafka, group, topic) == dict.fromkeys(ALL, 10))
     member.end()
     admin = kafka.admin.KafkaAdminClient(bootstrap_servers=cluster.kafka.split(","))
+    [described] = admin.describe_groups([group]).values()
+    assert (described["group_state"], described["members"]) == ("Empty", [])
     [offsets] = admin.list_group_offsets([group]).values()
     assert {(it.partition, found.offset) for it, found in offsets.items()} == {(it, 10) for it in ALL}
     at = kafka.TopicPartition(topic, 3)

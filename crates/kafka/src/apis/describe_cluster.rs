@@ -6,8 +6,8 @@ use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{ApiKey, DescribeClusterRequest, DescribeClusterResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::metadata::{CLUSTER_OPERATIONS, controller, node};
-use super::{Broken, Call, Handler};
+use super::metadata::{controller, node};
+use super::{Broken, Call, Handler, operations};
 use crate::layout::{Layout, int8};
 
 /// What kind of nodes is asked for: these, or controllers, which Kafka clients can't reach here.
@@ -43,7 +43,7 @@ impl Handler for DescribeCluster {
                 .with_is_fenced(broker.fenced);
             Some(described)
         };
-        let operations = if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { i32::MIN };
+        let operations = operations::told(request.include_cluster_authorized_operations, operations::CLUSTER);
         Ok(response
             .with_endpoint_type(BROKERS)
             .with_cluster_id(StrBytes::from_string(image.cluster_id.clone()))

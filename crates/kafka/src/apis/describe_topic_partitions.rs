@@ -12,9 +12,9 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 use kafka_protocol::messages::{ApiKey, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::metadata::{TOPIC_OPERATIONS, node, partition};
+use super::metadata::{node, partition};
 use super::topics::uuid_of;
-use super::{Broken, Call, Handler};
+use super::{Broken, Call, Handler, operations};
 use crate::door::Door;
 use crate::layout::{Layout, array, int32, optional, text};
 
@@ -114,7 +114,7 @@ fn describe(
     let of = |index: usize| eligible(door, image, index, &topic.partitions[index]);
     told.with_name(Some(StrBytes::from_string(name).into()))
         .with_topic_id(uuid_of(topic.id))
-        .with_topic_authorized_operations(TOPIC_OPERATIONS)
+        .with_topic_authorized_operations(operations::TOPIC)
         .with_partitions(range.map(of).collect())
 }
 

@@ -16,17 +16,13 @@ use kafka_protocol::protocol::StrBytes;
 use tonic::Request;
 
 use super::topics::uuid_of;
-use super::{Broken, Call, Handler};
+use super::{Broken, Call, Handler, operations};
 use crate::door::Door;
 use crate::error::{self, By};
 use crate::layout::{Layout, array, int8, text, uuid};
 
 /// Topics made on behalf of one request.
 const CREATED_MAX: usize = 100;
-/// Everything that can be done to a topic, as bits by operation: without access control everybody may do it all.
-pub(super) const TOPIC_OPERATIONS: i32 = (0b11_1111 << 3) | (0b11 << 10);
-/// The same, of the cluster.
-pub(super) const CLUSTER_OPERATIONS: i32 = (1 << 5) | (0b11_1111 << 7);
 
 pub(super) struct Metadata;
 
@@ -55,18 +51,15 @@ impl Handler for Metadata {
             None => image.topics.values().map(|topic| describe(&call.door, &image, topic)).collect(),
             Some(topics) => topics.into_iter().map(|topic| look_up(call, &image, topic, &failed)).collect(),
         };
-        if request.include_topic_authorized_operations {
-            found.iter_mut().for_each(|topic| topic.topic_authorized_operations = TOPIC_OPERATIONS);
-        }
-        let mut response = MetadataResponse::default()
+        let of_topic = operations::told(request.include_topic_authorized_operations, operations::TOPIC);
+        found.iter_mut().for_each(|topic| topic.topic_authorized_operations = of_topic);
+        let of_cluster = operations::told(request.include_cluster_authorized_operations, operations::CLUSTER);
+        Ok(MetadataResponse::default()
             .with_brokers(brokers(&call.door, &image))
             .with_cluster_id(Some(StrBytes::from_string(image.cluster_id.clone())))
             .with_controller_id(controller(&call.door, &image))
-            .with_topics(found);
-        if request.include_cluster_authorized_operations {
-            response.cluster_authorized_operations = CLUSTER_OPERATIONS;
-        }
-        Ok(response)
+            .with_topics(found)
+            .with_cluster_authorized_operations(of_cluster))
     }
 }
 

@@ -21,6 +21,7 @@ mod init_producer_id;
 mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
+mod operations;
 pub(crate) mod produce;
 mod refusal;
 pub(crate) mod topics;

@@ -14,7 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 use tonic::{Request, Status};
 
 use super::super::topics::uuid_of;
-use super::super::{Broken, Call, Handler};
+use super::super::{Broken, Call, Handler, operations};
 use super::{answered, text, text_or_none};
 use crate::error::{self, By};
 use crate::layout::{Layout, int8, texts};
@@ -61,13 +61,15 @@ impl Handler for DescribeGroups {
     const LAYOUT: Layout = Layout { flexible: 5, fields: &[texts(), int8().since(3)] };
 
     async fn handle(call: &Call, request: DescribeGroupsRequest) -> Result<DescribeGroupsResponse, Broken> {
+        let operations = operations::told(request.include_authorized_operations, operations::GROUP);
         let mut groups = Vec::with_capacity(request.groups.len());
         for id in request.groups {
             let found = describe(call, &id).await.and_then(|found| of_kind(found, v1::GroupKind::Classic));
-            groups.push(match found {
+            let group = match found {
                 Ok((listed, found)) => classic(id, listed, found, call.version),
                 Err((error, message)) => not_described(id, error, message, call.version),
-            });
+            };
+            groups.push(group.with_authorized_operations(operations));
         }
         Ok(DescribeGroupsResponse::default().with_groups(groups))
     }
@@ -118,17 +120,19 @@ impl Handler for ConsumerGroupDescribe {
         call: &Call,
         request: ConsumerGroupDescribeRequest,
     ) -> Result<ConsumerGroupDescribeResponse, Broken> {
+        let operations = operations::told(request.include_authorized_operations, operations::GROUP);
         let mut groups = Vec::with_capacity(request.group_ids.len());
         for id in request.group_ids {
             let found = describe(call, &id).await.and_then(|found| of_kind(found, v1::GroupKind::Consumer));
             let image = call.door.api.image();
-            groups.push(match found {
+            let group = match found {
                 Ok((listed, found)) => consumer(&image, id, listed, found, call.version),
                 Err((error, message)) => consumers::DescribedGroup::default()
                     .with_group_id(id)
                     .with_error_code(error.code())
                     .with_error_message(Some(text(message))),
-            });
+            };
+            groups.push(group.with_authorized_operations(operations));
         }
         Ok(ConsumerGroupDescribeResponse::default().with_groups(groups))
     }
