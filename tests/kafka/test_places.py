@@ -3,6 +3,7 @@
 import queue
 import re
 import subprocess
+import tempfile
 import threading
 
 import confluent_kafka
@@ -12,6 +13,7 @@ import pytest
 from clients import CLIENTS, Confluent, KafkaPython, Record, flatten, take
 from cluster import SOON_S, Cluster, until
 from conftest import PORT
+from jvm import JARS, Java
 
 OUTER = 20
 
@@ -73,11 +75,11 @@ class KafkaPythonReader:
         self.consumer.close()
 
 
-class KcatReader:
+class ProcessReader:
+    """A program that prints what comes."""
+
     def __init__(self, bootstrap, topic, rack):
-        options = ["-X", f"client.rack={rack}", "-X", "fetch.wait.max.ms=100"]
-        command = ["kcat", "-C", "-b", bootstrap, *options, "-t", topic, "-p", "0", "-o", "0", "-u", "-q"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(self.command(bootstrap, topic, rack), stdout=subprocess.PIPE)
         self.lines = queue.SimpleQueue()
         threading.Thread(target=lambda: [self.lines.put(it[:-1]) for it in self.process.stdout], daemon=True).start()
 
@@ -89,7 +91,25 @@ class KcatReader:
         self.process.wait(timeout=SOON_S)
 
 
+class KcatReader(ProcessReader):
+    def command(self, bootstrap, topic, rack):
+        options = ["-X", f"client.rack={rack}", "-X", "fetch.wait.max.ms=100"]
+        return ["kcat", "-C", "-b", bootstrap, *options, "-t", topic, "-p", "0", "-o", "0", "-u", "-q"]
+
+
+class JavaReader(ProcessReader):
+    def command(self, bootstrap, topic, rack):
+        self.classes = tempfile.TemporaryDirectory()
+        return Java(self.classes.name).command(bootstrap, "--follow", topic, rack)
+
+    def close(self):
+        super().close()
+        self.classes.cleanup()
+
+
 READERS = {"confluent-kafka": ConfluentReader, "kafka-python": KafkaPythonReader, "kcat": KcatReader}
+if JARS:
+    READERS["java"] = JavaReader
 
 
 def kcat_waits_for_its_replica():

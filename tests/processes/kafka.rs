@@ -8,6 +8,7 @@ use highwater_client::{BrokerId, ErrorCode};
 use highwater_protocol::v1;
 use highwater_record::{BatchBuilder, Compression, split};
 use highwater_types::TimestampMs;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -164,6 +165,16 @@ async fn what_one_door_takes_the_other_gives_in_every_version() {
         assert_eq!((topic.error_code, topic.partitions.len()), (0, 3));
         assert_eq!(topic.partitions[0].leader_id.0 as u32, leader.get());
         topic_id = topic.topic_id;
+    }
+    // By its id, without a name or with an empty one, as the Java client has it.
+    for unnamed in [None, Some(name(""))] {
+        let asked = MetadataRequestTopic::default().with_name(unnamed.clone()).with_topic_id(topic_id);
+        let other = asked.clone().with_topic_id(uuid::Uuid::from_u128(7));
+        let metadata = kafka.call(12, &MetadataRequest::default().with_topics(Some(vec![asked, other]))).await;
+        let told: Vec<_> = metadata.topics.iter().map(|it| (it.topic_id, it.name.clone(), it.error_code)).collect();
+        let unknown = ResponseError::UnknownTopicId.code();
+        let there = (topic_id, Some(name(TOPIC)), 0);
+        assert_eq!(told, [there, (uuid::Uuid::from_u128(7), Some(name("")), unknown)], "named {unnamed:?}");
     }
 
     // One batch of two records in each version of Produce and level of acks.

@@ -127,22 +127,22 @@ fn look_up(
     topic: MetadataRequestTopic,
     failed: &BTreeMap<String, ResponseError>,
 ) -> MetadataResponseTopic {
-    if let Some(name) = topic.name {
-        let error = match image.topic_by_name(&name) {
-            Some(topic) => return describe(&call.door, image, topic),
-            None if TopicName::new(name.as_str()).is_err() => ResponseError::InvalidTopicException,
-            None => failed.get(name.as_str()).copied().unwrap_or(ResponseError::UnknownTopicOrPartition),
+    // Whoever has an id asks by that: with no name, or, as the Java client does, with an empty one.
+    if let Some(id) = TopicId::from_slice(topic.topic_id.as_bytes()).filter(|id| !id.is_nil()) {
+        return match image.topic(id) {
+            Some(topic) => describe(&call.door, image, topic),
+            // T48: without a name, which only newer versions allow, and not all clients survive: an empty one.
+            None => refused(ResponseError::UnknownTopicId).with_topic_id(topic.topic_id),
         };
-        let is_internal = is_internal_topic(&name);
-        return refused(error).with_name(Some(name)).with_is_internal(is_internal);
     }
-    let id = TopicId::from_slice(topic.topic_id.as_bytes()).filter(|id| !id.is_nil());
-    match id.map(|id| image.topic(id)) {
-        Some(Some(topic)) => describe(&call.door, image, topic),
-        // T48: without a name, which only newer versions allow, and not all clients survive: an empty one.
-        Some(None) => refused(ResponseError::UnknownTopicId).with_topic_id(topic.topic_id),
-        None => refused(ResponseError::InvalidRequest),
-    }
+    let Some(name) = topic.name else { return refused(ResponseError::InvalidRequest) };
+    let error = match image.topic_by_name(&name) {
+        Some(topic) => return describe(&call.door, image, topic),
+        None if TopicName::new(name.as_str()).is_err() => ResponseError::InvalidTopicException,
+        None => failed.get(name.as_str()).copied().unwrap_or(ResponseError::UnknownTopicOrPartition),
+    };
+    let is_internal = is_internal_topic(&name);
+    refused(error).with_name(Some(name)).with_is_internal(is_internal)
 }
 
 fn describe(door: &Door, image: &ClusterImage, topic: &TopicState) -> MetadataResponseTopic {
