@@ -76,6 +76,8 @@ fn controller(sim: &mut turmoil::Sim<'_>, world: &World, id: u64) -> Node {
             join: switch.joins(),
             // Few enough that logs are purged and snapshots sent within a run.
             snapshot_interval_entries: 200,
+            // Most who start have more than one piece of the past to read through.
+            delta_bytes_max: 2_000,
             ..ControllerConfig::default()
         };
         let (world, store, switch, name) = (world.clone(), Arc::clone(&store), switch.clone(), name.clone());

@@ -42,6 +42,8 @@ pub struct ControllerConfig {
     pub preferred_leader_interval_ms: u64,
     /// Raft entries from one snapshot to the next.
     pub snapshot_interval_entries: u64,
+    /// Records that a broker is sent at a time; one more at least.
+    pub delta_bytes_max: usize,
 }
 
 impl Default for ControllerConfig {
@@ -64,6 +66,8 @@ impl Default for ControllerConfig {
             default_replication_factor: 3,
             preferred_leader_interval_ms: 60_000,
             snapshot_interval_entries: 2000,
+            // The stream's flow control then has something to hold on to.
+            delta_bytes_max: 1 << 20,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! exactly one [`ClusterLink`], and everything in the broker that depends on the cluster's state follows its image.
 //!
 //! Invariants:
-//! - The published image only moves forward, by whole deltas; it is what the controllers committed, never a guess.
+//! - The published image only moves forward, by whole deltas; it is what the controllers committed, never a guess, and never older
+//!   than what they had committed when they took the present registration: a process that starts shows nothing of the past (T48).
 //! - The broker claims to have seen a version only once its partitions have applied it ([`ClusterLink::set_applied`]), so
 //!   that it is unfenced with its logs open and what it can't serve reported.
 //! - A process has one broker epoch for life. If the controllers gave its id to another process, it is over

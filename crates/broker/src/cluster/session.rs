@@ -36,6 +36,10 @@ struct Session {
     heartbeat_interval: Duration,
     /// Without a word for so long the controller is presumed gone.
     silence_max: Duration,
+    /// What the controllers knew when they took the registration.
+    known: MetadataVersion,
+    /// On the way there.
+    history: Option<ClusterImage>,
 }
 
 /// Why a session ended.
@@ -184,7 +188,15 @@ async fn open(shared: &Shared, endpoint: &Endpoint, from_snapshot: bool) -> Resu
     let timeout = Duration::from_millis(registered.session_timeout_ms.max(100).into());
     let heartbeat_interval = Duration::from_millis(registered.heartbeat_interval_ms.max(1).into()).min(timeout / 3);
     let silence_max = (timeout / 2).max(heartbeat_interval * 2);
-    Ok(Session { endpoint: endpoint.clone(), outbound, inbound, heartbeat_interval, silence_max })
+    Ok(Session {
+        endpoint: endpoint.clone(),
+        outbound,
+        inbound,
+        heartbeat_interval,
+        silence_max,
+        known: MetadataVersion::new(registered.metadata_version),
+        history: None,
+    })
 }
 
 /// Takes epoch and cluster id, which hold for the process's life.
@@ -230,7 +242,7 @@ impl Session {
                         Ok(None) => return End::Lost(None),
                         Err(status) => return End::Lost(Some(error_from_status(&status))),
                     };
-                    if let Err(end) = take(shared, message) {
+                    if let Err(end) = self.take(shared, message) {
                         return end;
                     }
                 }
@@ -258,29 +270,40 @@ impl Session {
         let message = BrokerMessage { message: Some(ToController::Heartbeat(heartbeat)) };
         !matches!(self.outbound.try_send(message), Err(mpsc::error::TrySendError::Closed(_)))
     }
-}
 
-fn take(shared: &Shared, message: FromController) -> Result<(), End> {
-    match message {
-        FromController::Delta(delta) => {
-            let image = advance(&shared.image(), &delta).map_err(End::Confused)?;
-            let counter = if delta.snapshot.is_empty() { &shared.metrics.deltas } else { &shared.metrics.snapshots };
-            LinkMetrics::add(counter, 1);
-            let was_fenced = shared.is_fenced();
-            shared.image.send_replace(Arc::new(image));
-            if was_fenced != shared.is_fenced() {
-                tracing::info!(broker = %shared.config.broker, fenced = !was_fenced, "fencing changed");
+    fn take(&mut self, shared: &Shared, message: FromController) -> Result<(), End> {
+        match message {
+            FromController::Delta(delta) => self.take_delta(shared, &delta).map_err(End::Confused),
+            FromController::Heartbeat(ack) => {
+                if ack.controlled_shutdown_complete {
+                    shared.status.send_if_modified(|status| !std::mem::replace(&mut status.shutdown_complete, true));
+                }
+                Ok(())
             }
-            Ok(())
+            FromController::Error(error) => Err(End::Lost(Some(error))),
+            FromController::Registered(_) => Ok(()),
         }
-        FromController::Heartbeat(ack) => {
-            if ack.controlled_shutdown_complete {
-                shared.status.send_if_modified(|status| !std::mem::replace(&mut status.shutdown_complete, true));
-            }
-            Ok(())
+    }
+
+    /// T48: until it is as new as the registration, the image is of the past: of topics that have gone since, without others that have
+    /// come, with brokers in service that are not.
+    fn take_delta(&mut self, shared: &Shared, delta: &MetadataDelta) -> Result<(), String> {
+        let image = match self.history.take() {
+            Some(history) => advance(&history, delta)?,
+            None => advance(&shared.image(), delta)?,
+        };
+        let counter = if delta.snapshot.is_empty() { &shared.metrics.deltas } else { &shared.metrics.snapshots };
+        LinkMetrics::add(counter, 1);
+        if image.version < self.known {
+            self.history = Some(image);
+            return Ok(());
         }
-        FromController::Error(error) => Err(End::Lost(Some(error))),
-        FromController::Registered(_) => Ok(()),
+        let was_fenced = shared.is_fenced();
+        shared.image.send_replace(Arc::new(image));
+        if was_fenced != shared.is_fenced() {
+            tracing::info!(broker = %shared.config.broker, fenced = !was_fenced, "fencing changed");
+        }
+        Ok(())
     }
 }
 

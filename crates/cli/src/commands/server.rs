@@ -190,6 +190,7 @@ async fn start_controller(config: &Config, seams: Seams) -> Outcome<ControllerHa
         default_replication_factor: it.default_replication_factor,
         preferred_leader_interval_ms: it.preferred_leader_interval_ms,
         snapshot_interval_entries: it.snapshot_interval_entries,
+        ..ControllerConfig::default()
     };
     let failed = |error| Failure::failed(format!("controller {} can't start: {error}", it.id));
     let store = Controller::open_store(&controller).map_err(failed)?;

@@ -121,6 +121,7 @@ impl ControllerService for ControllerCalls {
             session_timeout_ms: self.config.session_timeout_ms,
             default_partitions: self.config.default_partitions,
             default_replication_factor: self.config.default_replication_factor,
+            metadata_version: decided.version.get(),
         };
         // An empty channel takes one message.
         let _ = outbound.try_send(Ok(ControllerMessage { message: Some(ToBroker::Registered(registered)) }));
@@ -138,6 +139,7 @@ impl ControllerService for ControllerCalls {
             outbound,
             send_timeout: self.config.session_timeout(),
             wants_shutdown: false,
+            delta_bytes_max: self.config.delta_bytes_max,
         };
         tokio::spawn(session.run(inbound));
         Ok(Response::new(ReceiverStream::new(messages)))

@@ -16,9 +16,6 @@ use super::convert;
 use crate::active::{ConnectionId, Proposals, Role, SessionEvent, not_active};
 use crate::raft::{Applied, Raft};
 
-/// Records of one delta; the stream's flow control then has something to hold on to.
-const DELTA_BYTES_MAX: usize = 1 << 20;
-
 /// What comes out of the controller's end of the stream.
 pub(super) type Outbound = mpsc::Sender<Result<ControllerMessage, Status>>;
 
@@ -38,6 +35,7 @@ pub(super) struct Session {
     /// A broker that does not take what it is sent for so long is given up.
     pub send_timeout: Duration,
     pub wants_shutdown: bool,
+    pub delta_bytes_max: usize,
 }
 
 /// The stream is over; `Some`: and the broker is told why.
@@ -109,7 +107,7 @@ impl Session {
     /// Brings the broker to `image`, unless it is not the broker it was.
     async fn push(&mut self, image: &Arc<ClusterImage>) -> Result<(), Over> {
         while self.version != image.version {
-            let delta = match self.applied.since(self.version, DELTA_BYTES_MAX) {
+            let delta = match self.applied.since(self.version, self.delta_bytes_max) {
                 Some((records, to)) => MetadataDelta {
                     from_version: self.version.get(),
                     to_version: to.get(),

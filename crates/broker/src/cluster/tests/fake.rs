@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub alter_calls: usize,
     /// Whether the next delta is to be one that does not fit.
     pub confuse: bool,
+    /// Deltas go no further than to this version.
+    held_at: Option<u64>,
     seed: u64,
 }
 
@@ -60,6 +62,7 @@ impl Fake {
             heartbeats: Vec::new(),
             alter_calls: 0,
             confuse: false,
+            held_at: None,
             seed: 1,
         };
         let fake = Self {
@@ -87,6 +90,12 @@ impl Fake {
         state.records.extend(decision.records);
         self.version.send_replace(state.image.version.get());
         Ok(decision.response)
+    }
+
+    /// Lets deltas go to this version and no further; `None`: to the newest.
+    pub(crate) fn hold_at(&self, version: Option<u64>) {
+        self.state.lock().unwrap().held_at = version;
+        self.version.send_modify(|_| ());
     }
 
     pub(crate) fn set_active(&self, active: Option<usize>) {
@@ -230,6 +239,7 @@ impl Controller for Node {
             session_timeout_ms: SESSION_TIMEOUT_MS,
             default_partitions: 1,
             default_replication_factor: 3,
+            metadata_version: needed,
         };
         let send = async |outbound: &mpsc::Sender<_>, message| {
             outbound.send(Ok(ControllerMessage { message: Some(message) })).await.is_ok()
@@ -265,7 +275,8 @@ impl Controller for Node {
                     },
                     _ = version.changed() => {
                         let mut state = fake.state.lock().unwrap();
-                        let to = state.image.version.get();
+                        let newest = state.image.version.get();
+                        let to = state.held_at.map_or(newest, |held| held.min(newest));
                         if state.image.broker(broker).is_none_or(|b| b.broker_epoch != broker_epoch) {
                             let error = v1::Error::new(ErrorCode::StaleBrokerEpoch, "another incarnation");
                             ToBroker::Error(error)
@@ -274,7 +285,7 @@ impl Controller for Node {
                         } else {
                             let confuse = std::mem::take(&mut state.confuse);
                             let from = if confuse { sent + 1 } else { sent };
-                            let records = state.records[sent as usize..].iter().map(|r| Bytes::from(r.to_json())).collect();
+                            let records = state.records[sent as usize..to as usize].iter().map(|r| Bytes::from(r.to_json())).collect();
                             let is_first = sent == 0 && state.registrations.len() > 1;
                             sent = to;
                             ToBroker::Delta(if is_first {

@@ -1,3 +1,6 @@
+use std::sync::atomic::Ordering;
+
+use futures::FutureExt;
 use highwater_metadata::*;
 use highwater_protocol::code_of;
 use highwater_seams::Seams;
@@ -38,6 +41,35 @@ async fn a_broker_is_unfenced_only_once_it_has_applied_what_it_was_told() {
     assert!(within(link.unfenced()).await);
     link.close().await;
     assert!(link.watch().next().await.is_none());
+}
+
+#[tokio::test]
+async fn t48_a_broker_that_starts_shows_nothing_of_the_past() {
+    let fake = Fake::start(1).await;
+    fake.add_broker(2);
+    fake.create_topic("gone", &[2], &[]);
+    let past = fake.image().version.get();
+    fake.run(&Command::DeleteTopic { name: "gone".into() }).unwrap();
+    let there = fake.create_topic("there", &[2], &[]);
+    fake.hold_at(Some(past));
+    let link = ClusterLink::start(config(&fake.endpoints, 1), Seams::real());
+    let mut watch = link.watch();
+    while link.metrics().deltas.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(link.image().version, MetadataVersion::ZERO, "it has what was before it came, and shows none of it");
+    assert!(watch.next().now_or_never().is_none());
+    fake.hold_at(None);
+    let first = within(watch.next()).await.unwrap();
+    let names: Vec<_> = first.image.topics.values().map(|topic| topic.name.as_str()).collect();
+    assert_eq!((names, first.image.partition(there).is_some()), (vec!["there"], true));
+    // What comes now is news, one piece at a time.
+    let before = fake.image().version.get();
+    fake.hold_at(Some(before + 1));
+    fake.create_topic("new", &[2], &[]);
+    fake.create_topic("newer", &[2], &[]);
+    let next = within(watch.next()).await.unwrap();
+    assert_eq!(next.image.version.get(), before + 1);
 }
 
 #[tokio::test]
