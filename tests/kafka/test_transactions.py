@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import time
 
 import aiokafka
 import confluent_kafka
@@ -258,3 +259,21 @@ def test_administrators_see_transactions(cluster, new_topic):
     producer.abort()
     admin.close()
     producer.close()
+
+
+def test_librdkafka_may_abort_right_behind_a_commit(cluster, new_topic):
+    """While the commit's markers are written: what it adds to the next transaction then must not be told to come again, for it does not."""
+    topic = new_topic(6)
+    producer = confluent_kafka.Producer({"bootstrap.servers": cluster.kafka, "transactional.id": topic, "linger.ms": 0})
+    producer.init_transactions(SOON_S)
+    for number in range(300):
+        for ends, value in (producer.commit_transaction, b"whole"), (producer.abort_transaction, b"gone"):
+            producer.begin_transaction()
+            for partition in range(6):
+                producer.produce(topic, value, partition=partition)
+            if value == b"gone":
+                # From before the request that adds the partitions to after its answer.
+                time.sleep(number % 30 / 2_000)
+            ends(SOON_S)
+    got = Confluent(cluster.kafka).consume(topic, {it: 0 for it in range(6)}, 1800, committed_only=True)
+    assert {it.value for it in got} == {b"whole"}

@@ -26,6 +26,8 @@ impl Default for TransactionConfig {
     }
 }
 
+/// How long a producer that keeps its epoch waits for its last transaction to be complete before it is told to ask again.
+const AHEAD_MAX: Duration = Duration::from_secs(3);
 /// How often idle ids are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 /// Records of one batch that time alone brings about; what is left follows at once.
@@ -42,6 +44,19 @@ pub struct TransactionShard {
     next_expiry: Option<Duration>,
     /// Of those in `Prepare`: where the marker is not reported yet.
     unmarked: BTreeMap<TransactionalId, BTreeSet<TopicPartition>>,
+    /// Of those in `Prepare`: what joins the next transaction, which begins when this one is complete.
+    ahead: BTreeMap<TransactionalId, Vec<Ahead>>,
+}
+
+/// Partitions that a producer adds while its last transaction, of the same epoch, is being completed. It is told once they have joined.
+///
+/// Kafka would tell it to ask again. librdkafka does, unless it aborts first: then it ends a transaction that has not begun, and takes the
+/// answer, that the last one ended otherwise, for fatal.
+#[derive(Debug)]
+struct Ahead {
+    token: Token,
+    partitions: Vec<TopicPartition>,
+    until: Duration,
 }
 
 type Effects = crate::Effects<Response, Error, Action>;
@@ -62,7 +77,44 @@ impl TransactionShard {
             timeouts: Timers::default(),
             next_expiry: None,
             unmarked: BTreeMap::new(),
+            ahead: BTreeMap::new(),
         }
+    }
+
+    /// Whether this is what an [`Ahead`] is about.
+    fn is_ahead(&self, id: &TransactionalId, producer: ProducerIdentity) -> bool {
+        self.transactions.get(id).is_some_and(|transaction| {
+            matches!(transaction.state, TransactionState::Prepare(_))
+                && transaction.keeps_epoch
+                && transaction.producer == producer
+        })
+    }
+
+    /// `completed` is, so that what waited for it may join the next transaction.
+    fn join_ahead(
+        &mut self,
+        now: Now,
+        id: &TransactionalId,
+        completed: &Transaction,
+        effects: &mut Effects,
+    ) -> Option<CoordinatorRecord> {
+        let ahead = self.ahead.remove(id)?;
+        let mut next = completed.clone();
+        for it in ahead {
+            next = next.joined_by(&it.partitions, now.wall);
+            effects.replies.push((it.token, Ok(Response::PartitionsAdded)));
+        }
+        Some(self.change(now, id, &next, &mut effects.actions))
+    }
+
+    /// Those who have waited for long enough.
+    fn tell_ahead(&mut self, now: Now, effects: &mut Effects) {
+        for (id, ahead) in &mut self.ahead {
+            for it in ahead.extract_if(.., |it| it.until <= now.elapsed) {
+                effects.replies.push((it.token, Err(Error::Completing { id: id.clone() })));
+            }
+        }
+        self.ahead.retain(|_, ahead| !ahead.is_empty());
     }
 
     fn decide(&mut self, now: Now, request: Request) -> Result<Outcome, Error> {
@@ -336,6 +388,7 @@ impl Shard for TransactionShard {
         self.timeouts = Timers::default();
         self.next_expiry = Some(now.elapsed + self.expiry_interval());
         self.unmarked.clear();
+        self.ahead.clear();
         let mut effects = Effects::default();
         for (id, transaction) in &self.transactions {
             match transaction.state {
@@ -354,10 +407,24 @@ impl Shard for TransactionShard {
 
     fn handle(&mut self, now: Now, token: Token, request: Request) -> Effects {
         let mut effects = Effects::default();
+        let request = match request {
+            Request::AddPartitions { transactional_id, producer, partitions, verify_only: false }
+                if self.is_ahead(&transactional_id, producer) =>
+            {
+                let until = now.elapsed + AHEAD_MAX;
+                self.ahead.entry(transactional_id).or_default().push(Ahead { token, partitions, until });
+                return effects;
+            }
+            other => other,
+        };
         let reply = match self.decide(now, request) {
             Ok(Outcome::Answer(response)) => Ok(response),
             Ok(Outcome::Change(id, next, reply)) => {
-                effects.write = write(vec![self.change(now, &id, &next, &mut effects.actions)]);
+                let mut records = vec![self.change(now, &id, &next, &mut effects.actions)];
+                if next.is_idle() {
+                    records.extend(self.join_ahead(now, &id, &next, &mut effects));
+                }
+                effects.write = write(records);
                 reply
             }
             Err(error) => Err(error),
@@ -367,11 +434,13 @@ impl Shard for TransactionShard {
     }
 
     fn next_timer(&self) -> Option<Duration> {
-        self.timeouts.next().into_iter().chain(self.next_expiry).min()
+        let ahead = self.ahead.values().flatten().map(|it| it.until);
+        self.timeouts.next().into_iter().chain(self.next_expiry).chain(ahead).min()
     }
 
     fn on_time(&mut self, now: Now) -> Effects {
         let mut effects = Effects::default();
+        self.tell_ahead(now, &mut effects);
         let mut records = Vec::new();
         let due: Vec<_> = self.timeouts.due(now.elapsed).take(TIMED_RECORDS_MAX).cloned().collect();
         for id in due {

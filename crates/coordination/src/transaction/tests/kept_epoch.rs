@@ -1,12 +1,13 @@
 //! Producers that can't be told of another epoch, and go on in the one they have.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use highwater_record::TransactionResult::{self, Abort, Commit};
 use highwater_types::{ErrorCode, TransactionalId};
 
 use super::super::{Action, Request, Response, TransactionState};
-use super::driver::{Coordinator, Reply, id, partition};
+use super::driver::{Coordinator, Reply, add_request, id, partition};
 use crate::ProducerIdentity;
 
 fn code(reply: Reply) -> ErrorCode {
@@ -35,7 +36,6 @@ fn the_next_transaction_has_the_same_epoch_and_begins_when_all_markers_are_repor
             panic!("{:?}", c.actions)
         };
         assert_eq!(marker, producer);
-        assert_eq!(code(c.add(&id, producer, &[partition(1)])), ErrorCode::ConcurrentTransactions);
         c.complete();
         assert_eq!(c.transaction(&id).state, TransactionState::Complete(result));
         let asks = |verify_only| Request::AddPartitions {
@@ -49,6 +49,48 @@ fn the_next_transaction_has_the_same_epoch_and_begins_when_all_markers_are_repor
         assert_eq!(c.ask(asks(false)), Ok(Response::PartitionsAdded));
         assert_eq!(c.ask(asks(true)), Ok(Response::PartitionsAdded));
     }
+}
+
+/// What librdkafka does: it may abort a transaction before it knows whether anything has joined it.
+#[test]
+fn what_is_added_before_the_last_transaction_is_complete_joins_the_next() {
+    let (mut c, id) = (Coordinator::new(), id("orders"));
+    let producer = begin(&mut c, &id);
+    for result in [Commit, Abort] {
+        end(&mut c, &id, producer, result).unwrap();
+        let added: Vec<_> = [0, 2].map(|at| c.request(add_request(&id, producer, &[partition(at)]))).to_vec();
+        c.commit();
+        assert_eq!(c.waiting.iter().copied().collect::<Vec<_>>(), added);
+        assert_eq!(c.transaction(&id).state, TransactionState::Prepare(result), "it is not begun");
+        c.complete();
+        for token in added {
+            assert_eq!(c.replies[&token], Ok(Response::PartitionsAdded));
+        }
+        let next = c.transaction(&id);
+        assert_eq!(next.state, TransactionState::Ongoing);
+        assert_eq!(next.partitions, BTreeSet::from([partition(0), partition(2)]));
+    }
+    assert_eq!(end(&mut c, &id, producer, Abort), Ok(Response::Ended { next: producer }));
+}
+
+#[test]
+fn what_is_added_too_early_does_not_wait_for_ever_and_is_nobodys_after_a_crash() {
+    let (mut c, id) = (Coordinator::new(), id("orders"));
+    let producer = begin(&mut c, &id);
+    end(&mut c, &id, producer, Commit).unwrap();
+    let early = c.request(add_request(&id, producer, &[partition(0)]));
+    c.advance(Duration::from_secs(2));
+    let late = c.request(add_request(&id, producer, &[partition(1)]));
+    c.advance(Duration::from_secs(1));
+    c.commit();
+    assert_eq!(code(c.replies[&early].clone()), ErrorCode::ConcurrentTransactions);
+    assert!(c.waiting.contains(&late));
+    let other = ProducerIdentity { epoch: producer.epoch.next(), ..producer };
+    assert_eq!(code(c.add(&id, other, &[partition(0)])), ErrorCode::ProducerFenced, "others do not wait");
+    c.crash(0);
+    c.complete();
+    assert_eq!(c.transaction(&id).state, TransactionState::Complete(Commit));
+    assert!(!c.replies.contains_key(&late));
 }
 
 #[test]
