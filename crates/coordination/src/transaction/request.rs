@@ -21,7 +21,8 @@ pub enum Request {
         /// Never used before. It is taken if it is in the answer; after a failure it can't be known.
         fresh: ProducerId,
     },
-    /// Adds partitions to the transaction of this epoch, which begins with the first.
+    /// Adds partitions to the transaction of this epoch, which begins with the first. While one before, of the same epoch, is being
+    /// completed, the answer waits for that; after 3 s it is `Completing`.
     AddPartitions {
         transactional_id: TransactionalId,
         producer: ProducerIdentity,
