@@ -81,14 +81,20 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_small_disk_can_be_filled_and_freed() {
+    /// `None`, and says so, where this process may not mount one.
+    fn mounted(bytes: u64) -> Option<(tempfile::TempDir, SmallDisk)> {
         if !SmallDisk::is_possible() {
             println!("skipped: this process may not mount a file system");
-            return;
+            return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let disk = SmallDisk::mount(&folder.path().join("disk"), 1 << 20).unwrap();
+        let disk = SmallDisk::mount(&folder.path().join("disk"), bytes).unwrap();
+        Some((folder, disk))
+    }
+
+    #[test]
+    fn a_small_disk_can_be_filled_and_freed() {
+        let Some((_folder, disk)) = mounted(1 << 20) else { return };
         let file = disk.data().join("file");
         disk.fill(0).unwrap();
         let full = std::fs::write(&file, [7; 8192]).unwrap_err();
@@ -101,12 +107,7 @@ mod tests {
 
     #[test]
     fn a_small_disk_that_is_written_to_can_be_filled() {
-        if !SmallDisk::is_possible() {
-            println!("skipped: this process may not mount a file system");
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let disk = SmallDisk::mount(&folder.path().join("disk"), 4 << 20).unwrap();
+        let Some((_folder, disk)) = mounted(4 << 20) else { return };
         let (file, is_over) = (disk.data().join("file"), AtomicBool::new(false));
         std::thread::scope(|threads| {
             threads.spawn(|| {
