@@ -45,6 +45,10 @@ async fn a_broker_registers_catches_up_is_unfenced_and_hears_of_every_change() {
     quorum.execute(1, &create_topic("t", 1)).await.unwrap();
     broker.live_until(false, |_, image| image.topic_by_name("t").map(|_| ())).await.unwrap();
     assert_eq!(*quorum.running[&1].image(), broker.image);
+    // T48: whoever comes later is told how much of what it reads is history.
+    let before = broker.image.version.get();
+    let late = FakeBroker::register(port, 2, 1).await.unwrap();
+    assert!(late.known > before, "{} is from before it came, at {before}", late.known);
     // With what it has it gets the rest only; with nothing, or nonsense, all of it.
     let image = broker.image.clone();
     let mut again = registration(1, 1);

@@ -194,6 +194,8 @@ pub fn create_topic(name: &str, replication_factor: u32) -> Command {
 pub struct FakeBroker {
     pub id: u32,
     pub broker_epoch: i64,
+    /// Of the metadata that its registration is part of.
+    pub known: u64,
     pub image: ClusterImage,
     /// Snapshots and deltas received.
     pub snapshots: usize,
@@ -248,6 +250,7 @@ impl FakeBroker {
             Some(ToBroker::Registered(registered)) => Ok(Self {
                 id,
                 broker_epoch: registered.broker_epoch,
+                known: registered.metadata_version,
                 image,
                 snapshots: 0,
                 deltas: 0,
