@@ -113,8 +113,12 @@ pub(crate) fn batch(values: std::ops::Range<u32>) -> Bytes {
 }
 
 pub(crate) fn produce(acks: i16, records: Bytes) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(0).with_records(Some(records));
-    let topic = TopicProduceData::default().with_name(name(TOPIC)).with_partition_data(vec![data]);
+    produce_to(TOPIC, 0, acks, records)
+}
+
+pub(crate) fn produce_to(topic: &str, partition: i32, acks: i16, records: Bytes) -> ProduceRequest {
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(records));
+    let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
     ProduceRequest::default().with_acks(acks).with_timeout_ms(10_000).with_topic_data(vec![topic])
 }
 

@@ -19,7 +19,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
 
 use crate::common::{SOON, Scene, TOPIC, broker, until};
-use crate::kafka::{Kafka, batch, name, produce};
+use crate::kafka::{Kafka, batch, name, produce, produce_to};
 
 const TIMEOUT_MS: i32 = 20_000;
 const TOPIC_KIND: i8 = 2;
@@ -181,6 +181,72 @@ async fn topics_are_made_grown_and_deleted_in_every_version() {
     assert_eq!((&deleted.responses[0].name, deleted.responses[0].topic_id), (&Some(name("made-7")), id));
     let gone = kafka.call(6, &delete(vec![by_id])).await;
     assert_eq!(gone.responses[0].error_code, ResponseError::UnknownTopicId.code());
+}
+
+/// How many partitions a broker says a topic has.
+async fn partitions_of(kafka: &mut Kafka, topic: &str) -> Result<usize, i16> {
+    let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(name(topic)));
+    let answer = kafka.call(12, &MetadataRequest::default().with_topics(Some(vec![asked]))).await;
+    let topic = &answer.topics[0];
+    if topic.error_code != 0 {
+        return Err(topic.error_code);
+    }
+    Ok(topic.partitions.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_broker_was_told_to_do_all_of_them_show_and_serve() {
+    let scene = Scene::new().await;
+    scene.all_in_sync().await;
+    let mut brokers = Vec::new();
+    for id in scene.cluster.broker_ids() {
+        brokers.push((id, Kafka::connect(&scene, id).await));
+    }
+    for round in 0..8 {
+        let topic = format!("told-{round}");
+        let told = round % brokers.len();
+        let made = brokers[told].1.call(7, &create(vec![creatable(&topic, 2, 3)])).await;
+        assert_eq!(made.topics[0].error_code, 0);
+        for (id, kafka) in &mut brokers {
+            assert_eq!(partitions_of(kafka, &topic).await, Ok(2), "made, as broker {id} has it");
+        }
+
+        let grown = CreatePartitionsTopic::default().with_name(name(&topic)).with_count(3).with_assignments(None);
+        let request = CreatePartitionsRequest::default().with_topics(vec![grown]).with_timeout_ms(TIMEOUT_MS);
+        assert_eq!(brokers[told].1.call(3, &request).await.results[0].error_code, 0);
+        for (id, kafka) in &mut brokers {
+            assert_eq!(partitions_of(kafka, &topic).await, Ok(3), "grown, as broker {id} has it");
+        }
+        // Each partition has a leader, and it is the one that knows it.
+        let mut stored = 0;
+        for (_, kafka) in &mut brokers {
+            for partition in 0..3 {
+                let answer = kafka.call(9, &produce_to(&topic, partition, -1, batch(0..1))).await;
+                match answer.responses[0].partition_responses[0].error_code {
+                    0 => stored += 1,
+                    code => assert_eq!(code, ResponseError::NotLeaderOrFollower.code(), "partition {partition}"),
+                }
+            }
+        }
+        assert_eq!(stored, 3, "each by its leader");
+
+        let value = format!("{}", 1000 + round);
+        let change = Change::default().with_name(text("retention.ms")).with_value(Some(text(&value)));
+        let resource = ChangedResource::default().with_resource_type(TOPIC_KIND).with_resource_name(text(&topic));
+        let request =
+            IncrementalAlterConfigsRequest::default().with_resources(vec![resource.with_configs(vec![change])]);
+        assert_eq!(brokers[told].1.call(1, &request).await.responses[0].error_code, 0);
+        for (id, kafka) in &mut brokers {
+            assert_eq!(config_of(kafka, &topic, "retention.ms").await, (value.clone(), 1), "as broker {id} has it");
+        }
+
+        let request = DeleteTopicsRequest::default().with_topic_names(vec![name(&topic)]).with_timeout_ms(TIMEOUT_MS);
+        assert_eq!(brokers[told].1.call(5, &request).await.responses[0].error_code, 0);
+        let unknown = Err(ResponseError::UnknownTopicOrPartition.code());
+        for (id, kafka) in &mut brokers {
+            assert_eq!(partitions_of(kafka, &topic).await, unknown, "deleted, as broker {id} has it");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

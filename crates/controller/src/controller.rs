@@ -27,7 +27,7 @@ use crate::raft::network::{Network, Peers};
 use crate::raft::service::RaftCalls;
 use crate::raft::{self, Applied, ControllerNode, Raft, SeededRuntime};
 use crate::scrape::ControllerScrape;
-use crate::services::ControllerCalls;
+use crate::services::{ControllerCalls, Seen};
 use crate::store::{MetaKey, MetaOp, MetaStore, SledStore};
 
 /// A snapshot's part in one message. As JSON it is up to four times as long.
@@ -120,6 +120,7 @@ impl Controller {
             role: role_seen.clone(),
             membership: Membership::new(me, raft.clone(), proposals),
             connections: AtomicU64::new(0),
+            seen: Seen::default(),
         };
         let port = listener.port();
         let server = tokio::spawn(serve(listener, raft_calls, controller_calls, stopping.clone()));

@@ -47,6 +47,7 @@ async fn t45_a_power_cut_loses_nothing_that_was_answered() {
         let register = || async { FakeBroker::register(handle.port(), 1, round as u8 + 1).await.ok() };
         let mut broker = eventually("the old incarnation to be fenced", register).await;
         broker.until_unfenced().await;
+        let _alive = broker.live_on();
         let port = handle.port();
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let writer = tokio::spawn(async move {
@@ -77,6 +78,7 @@ async fn t44_a_controller_whose_disk_fails_stops_and_says_so() {
     let handle = start(&store).await;
     let mut broker = FakeBroker::register(handle.port(), 1, 1).await.unwrap();
     broker.until_unfenced().await;
+    let _alive = broker.live_on();
     create(handle.port(), "before").await.unwrap();
     store.fail_writes();
     let error = create(handle.port(), "after").await.unwrap_err();

@@ -42,7 +42,7 @@ async fn a_broker_registers_catches_up_is_unfenced_and_hears_of_every_change() {
     let (quorum, port) = one_controller().await;
     let mut broker = FakeBroker::register(port, 1, 1).await.unwrap();
     broker.until_unfenced().await;
-    quorum.execute(1, &create_topic("t", 1)).await.unwrap();
+    broker.live_while(quorum.execute(1, &create_topic("t", 1))).await.unwrap();
     broker.live_until(false, |_, image| image.topic_by_name("t").map(|_| ())).await.unwrap();
     assert_eq!(*quorum.running[&1].image(), broker.image);
     // T48: whoever comes later is told how much of what it reads is history.
@@ -56,7 +56,7 @@ async fn a_broker_registers_catches_up_is_unfenced_and_hears_of_every_change() {
     again.metadata_version = image.version.get();
     let mut same = FakeBroker::register_as(port, again.clone(), image).await.unwrap();
     assert_eq!(same.broker_epoch, broker.broker_epoch, "the same incarnation keeps its epoch");
-    quorum.execute(1, &create_topic("u", 1)).await.unwrap();
+    same.live_while(quorum.execute(1, &create_topic("u", 1))).await.unwrap();
     same.live_until(false, |_, image| image.topic_by_name("u").map(|_| ())).await.unwrap();
     assert_eq!(same.snapshots, 0);
     again.metadata_version = 1 << 40;
@@ -66,12 +66,59 @@ async fn a_broker_registers_catches_up_is_unfenced_and_hears_of_every_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_is_answered_once_every_broker_in_service_has_taken_it_over() {
+    // So long that nobody is fenced for silence, and no answer comes for lack of time.
+    let long: fn(&mut ControllerConfig) = |config| config.session_timeout_ms = 600_000;
+    let quorum = Quorum::start_with(1, long, |_| Seams::real()).await;
+    quorum.active().await;
+    let quick = LiveBroker::start(&quorum, 1).await;
+    let mut slow = FakeBroker::register(quorum.ports[&1], 2, 2).await.unwrap();
+    slow.until_unfenced().await;
+    // One that has never been in service holds nobody up.
+    let _new = FakeBroker::register(quorum.ports[&1], 3, 3).await.unwrap();
+
+    let command = create_topic("t", 1);
+    let mut answer = std::pin::pin!(quorum.execute(1, &command));
+    let knows = |image: &ClusterImage| image.topic_by_name("t").is_some();
+    let read = async {
+        while !knows(&slow.image) {
+            slow.next().await.expect("the stream goes on");
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = &mut answer => panic!("answered although a broker has not said that it knows: {answer:?}"),
+        () = read => {}
+    }
+    // It was sent, and not yet taken over: the other one's part is done, and this one's is not.
+    let done = futures::future::FutureExt::now_or_never(answer.as_mut());
+    assert!(done.is_none(), "{done:?}");
+    slow.heartbeat(false).await;
+    answer.await.unwrap();
+
+    // And one that dies is not waited for.
+    let command = create_topic("u", 1);
+    let mut answer = std::pin::pin!(quorum.execute(1, &command));
+    let mut images = quorum.running[&1].watch_image();
+    let decided = images.wait_for(|image| image.topic_by_name("u").is_some());
+    tokio::select! {
+        biased;
+        answer = &mut answer => panic!("answered although a broker has not said that it knows: {answer:?}"),
+        decided = decided => drop(decided.unwrap()),
+    }
+    drop(slow);
+    answer.await.unwrap();
+    assert!(!quorum.running[&1].image().is_unfenced(BrokerId::new(2)), "that is why");
+    drop(quick);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_stream_is_a_dead_broker_and_its_partitions_get_another_leader() {
     let (quorum, port) = one_controller().await;
     let mut dying = FakeBroker::register(port, 1, 1).await.unwrap();
     dying.until_unfenced().await;
     let _other = LiveBroker::start(&quorum, 2).await;
-    quorum.execute(1, &create_topic("t", 2)).await.unwrap();
+    dying.live_while(quorum.execute(1, &create_topic("t", 2))).await.unwrap();
     let image = quorum.running[&1].image();
     let first = image.topic_by_name("t").unwrap().partitions[0].clone();
     assert_eq!(first.isr.len(), 2);
@@ -117,7 +164,7 @@ async fn a_broker_that_stops_is_told_when_its_leadership_has_moved() {
     let mut stopping = FakeBroker::register(port, 1, 1).await.unwrap();
     stopping.until_unfenced().await;
     let _other = LiveBroker::start(&quorum, 2).await;
-    quorum.execute(1, &create_topic("t", 2)).await.unwrap();
+    stopping.live_while(quorum.execute(1, &create_topic("t", 2))).await.unwrap();
     let complete = stopping.live_until(true, |message, _| match message {
         ToBroker::Heartbeat(ack) if ack.controlled_shutdown_complete => Some(()),
         _ => None,

@@ -283,10 +283,10 @@ impl ClusterLink {
         }
     }
 
-    /// The broker's partitions have applied the image of this version. Only then is it claimed.
+    /// The broker's partitions have applied the image of this version. Only then is it claimed, and at once: whoever gave a
+    /// command waits until all brokers have.
     pub fn set_applied(&self, version: MetadataVersion) {
-        let moved = self.shared.report(|report| std::mem::replace(&mut report.applied, version) != version);
-        if moved && self.shared.is_fenced() {
+        if self.shared.report(|report| std::mem::replace(&mut report.applied, version) != version) {
             self.shared.wake.notify_one();
         }
     }

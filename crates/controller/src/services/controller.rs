@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
+use super::seen::Seen;
 use super::session::Session;
 use crate::active::{ConnectionId, Decided, Proposals, Role, SessionEvent, not_active};
 use crate::config::ControllerConfig;
@@ -28,6 +29,8 @@ use crate::raft::{Applied, Raft};
 
 /// Time for a command from queue to answer; the commit itself has its own, shorter limit.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is done is not told later than this because brokers are slow to show it.
+const SEEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream whose first message does not come is nobody's.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages to a broker that does not read.
@@ -42,6 +45,7 @@ pub(crate) struct ControllerCalls {
     pub role: watch::Receiver<Role>,
     pub membership: Membership,
     pub connections: AtomicU64,
+    pub seen: Seen,
 }
 
 fn refuse(error: impl Into<v1::Error>) -> Status {
@@ -69,6 +73,21 @@ impl ControllerCalls {
     async fn submit(&self, command: Command) -> Result<Decided, Status> {
         self.active()?;
         self.proposals.submit(command, COMMAND_TIMEOUT).await.map_err(refuse)
+    }
+
+    /// Until every broker in service has taken over what was decided, so that whoever is asked next shows it and serves it. One that
+    /// is silent is out of service after a session timeout; one that is merely slow is not waited for any longer.
+    async fn seen_by_all(&self, version: MetadataVersion) {
+        let mut role = self.role.clone();
+        role.mark_unchanged();
+        tokio::select! {
+            () = self.seen.by_all(version, &self.applied) => {}
+            // Brokers report elsewhere now.
+            _ = role.changed() => {}
+            () = tokio::time::sleep(self.config.session_timeout().min(SEEN_TIMEOUT)) => {
+                tracing::info!(%version, "brokers are slow to take over what was commanded");
+            }
+        }
     }
 }
 
@@ -136,6 +155,7 @@ impl ControllerService for ControllerCalls {
             applied: self.applied.clone(),
             raft: self.raft.clone(),
             proposals: self.proposals.clone(),
+            seen: self.seen.clone(),
             outbound,
             send_timeout: self.config.session_timeout(),
             wants_shutdown: false,
@@ -171,7 +191,11 @@ impl ControllerService for ControllerCalls {
             return Err(invalid("only commands on topics, and for producer ids, can be executed"));
         }
         let command = command.with_defaults(self.config.default_partitions, self.config.default_replication_factor);
+        let shows = !matches!(command, Command::AllocateProducerIds { .. });
         let decided = self.submit(command).await?;
+        if shows {
+            self.seen_by_all(decided.version).await;
+        }
         Ok(Response::new(ExecuteResponse {
             response: decided.response.to_json().into(),
             version: decided.version.get(),

@@ -2,6 +2,8 @@
 
 mod controller;
 mod convert;
+mod seen;
 mod session;
 
 pub(crate) use controller::ControllerCalls;
+pub(crate) use seen::Seen;

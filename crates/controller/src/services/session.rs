@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::convert;
+use super::seen::Seen;
 use crate::active::{ConnectionId, Proposals, Role, SessionEvent, not_active};
 use crate::raft::{Applied, Raft};
 
@@ -31,6 +32,7 @@ pub(super) struct Session {
     pub applied: Applied,
     pub raft: Raft,
     pub proposals: Proposals,
+    pub seen: Seen,
     pub outbound: Outbound,
     /// A broker that does not take what it is sent for so long is given up.
     pub send_timeout: Duration,
@@ -66,6 +68,7 @@ impl Session {
                     Ok(Some(BrokerMessage { message: Some(FromBroker::Heartbeat(heartbeat)) })) => {
                         let heartbeat = convert::heartbeat(heartbeat).map_err(|error| Over(Some(error.into())))?;
                         self.wants_shutdown |= heartbeat.wants_shutdown;
+                        self.seen.note(self.broker, self.broker_epoch, heartbeat.metadata_version);
                         let event = SessionEvent::Heartbeat { broker: self.broker, connection: self.connection, heartbeat };
                         self.proposals.event(event);
                         complete = self.acknowledge(&self.applied.image()).await?;

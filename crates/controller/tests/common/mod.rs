@@ -315,6 +315,14 @@ impl FakeBroker {
         }
     }
 
+    /// Lives on until `done` is.
+    pub async fn live_while<T>(&mut self, done: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = done => done,
+            ended = self.live_until_the_end::<T>(|_| ()) => panic!("the stream ended: {}", ended.is_none()),
+        }
+    }
+
     pub fn is_fenced(&self) -> Option<bool> {
         self.image.broker(BrokerId::new(self.id)).map(|broker| broker.fenced)
     }
@@ -370,14 +378,22 @@ impl Drop for LiveBroker {
 }
 
 impl FakeBroker {
+    /// Lives as long as its stream.
+    pub fn live_on(mut self) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move { _ = self.live_until_the_end::<()>(|_| ()).await })
+    }
+
     async fn live_until_the_end<T>(&mut self, mut seen: impl FnMut(&ClusterImage)) -> Option<T> {
         let mut heartbeat = tokio::time::interval(Duration::from_millis(50));
         loop {
             tokio::select! {
                 biased;
                 message = self.next() => {
-                    message.as_ref()?;
+                    let message = message?;
                     seen(&self.image);
+                    if let ToBroker::Delta(_) = message {
+                        self.heartbeat(false).await;
+                    }
                 }
                 _ = heartbeat.tick() => self.heartbeat(false).await,
             }
