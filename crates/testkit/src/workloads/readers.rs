@@ -112,7 +112,8 @@ pub async fn read_whole_as(
         history.record(Event::Starts { place: place.clone(), offset: *start, asked: began });
         history.record(Event::Sought { reader: reader.number, place, to: Some(*start) });
     }
-    consumer.assign_topic(topic, StartAt::Beginning).await?;
+    // From where it was just told to: the beginning may be elsewhere by now.
+    consumer.assign(starts.iter().map(|(id, start)| (topic, *id, StartAt::Offset(*start)))).await?;
     let mut read = 0;
     loop {
         let left = |consumer: &Consumer| -> Vec<String> {
