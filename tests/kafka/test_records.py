@@ -207,6 +207,28 @@ def test_one_producer_goes_on_after_a_message_that_is_too_large(cluster, new_top
     assert [it.value for it in got] == [b"before", b"after"] * 2
 
 
+def test_records_that_are_not_allowed_are_told_from_the_others_of_their_batch(cluster, new_topic):
+    import confluent_kafka
+
+    topic = new_topic(cleanup_policy="compact")
+    for idempotence in (False, True):
+        config = {"bootstrap.servers": cluster.kafka, "enable.idempotence": idempotence, "linger.ms": 500, "partitioner": "random"}
+        producer = confluent_kafka.Producer(config)
+        outcomes = {}
+        for number in range(20):
+            key = None if number % 5 == 2 else b"key"
+            settle = lambda error, _, number=number: outcomes.update({number: error and error.code()})
+            producer.produce(topic, b"value", key, on_delivery=settle)
+        assert producer.flush(30) == 0
+        codes = confluent_kafka.KafkaError
+        expected = {it: codes.INVALID_RECORD if it % 5 == 2 else codes._INVALID_DIFFERENT_RECORD for it in range(20)}
+        assert outcomes == expected
+        producer.produce(topic, b"after", b"key", on_delivery=lambda error, _: outcomes.update(after=error))
+        assert producer.flush(30) == 0 and outcomes["after"] is None
+    got = Confluent(cluster.kafka).consume(topic, {0: 0}, 2)
+    assert [it.value for it in got] == [b"after"] * 2
+
+
 def test_a_topic_that_is_not_there_is_an_error_and_is_not_made(cluster, client):
     topic = f"nowhere-{client.name}"
     if client.name == "kcat":

@@ -9,6 +9,7 @@ use highwater_protocol::v1::coordinator_client::CoordinatorClient;
 use highwater_record::split;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::common::{SOON, Scene, TOPIC, broker};
-use crate::kafka::{Kafka, fetch, values_of};
+use crate::kafka::{Kafka, fetch, name, values_of};
 
 /// What a Kafka client makes of a partition that it reads with isolation `read_committed`: the values up to the last stable offset,
 /// and whether that is the end.
@@ -137,6 +138,45 @@ fn native_join(member_id: &str) -> v1::JoinGroupRequest {
         protocols: vec![v1::GroupProtocol { name: PROTOCOL.to_owned(), metadata: Bytes::from("native") }],
         ..Default::default()
     }
+}
+
+/// As KafkaJS resets a group: it commits Kafka's name for a log's beginning or end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offset_below_0_is_read_as_it_was_committed_and_is_none_to_members() {
+    let scene = Scene::new().await;
+    scene.all_in_sync().await;
+    let (mut native, mut kafka) = coordinator(&scene).await;
+    let stated = [(0, -2), (1, -1), (2, 7)];
+    let partition = |(index, offset)| {
+        let partition = OffsetCommitRequestPartition::default().with_partition_index(index);
+        partition.with_committed_offset(offset).with_committed_metadata(None)
+    };
+    let topic = OffsetCommitRequestTopic::default().with_name(name(TOPIC));
+    let commit = OffsetCommitRequest::default()
+        .with_group_id(text(GROUP).into())
+        .with_topics(vec![topic.with_partitions(stated.map(partition).into())]);
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let answer = kafka.call(5, &commit).await;
+        let codes: Vec<_> = answer.topics[0].partitions.iter().map(|it| it.error_code).collect();
+        if codes == [0; 3] {
+            break;
+        }
+        let loading = ResponseError::CoordinatorLoadInProgress.code();
+        assert!(codes.iter().all(|code| *code == loading) && tokio::time::Instant::now() < deadline, "{codes:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let asked = OffsetFetchRequest::default().with_group_id(text(GROUP).into()).with_topics(None);
+    let answer = kafka.call(5, &asked).await;
+    let found: Vec<_> =
+        answer.topics[0].partitions.iter().map(|it| (it.partition_index, it.committed_offset)).collect();
+    assert_eq!(found, stated);
+    let asked = v1::FetchOffsetsRequest { group_id: GROUP.to_owned(), ..Default::default() };
+    let found = native.fetch_offsets(asked).await.expect("an answer").into_inner().offsets;
+    assert_eq!(found.iter().map(|it| it.offset).collect::<Vec<_>>(), [-2, -1, 7]);
+    // To members, and to who looks at what they have yet to read, there is one.
+    let offsets = scene.client.admin().group_offsets(GROUP).await.expect("an answer");
+    assert_eq!(offsets.iter().map(|it| it.position.offset.get()).collect::<Vec<_>>(), [7]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -57,6 +57,15 @@ impl End {
             Self::Silent(_) => Closed::Silent,
         })
     }
+
+    /// Whether who runs the client has to be told: it sees a connection that ends, and no reason.
+    fn is_puzzling(&self) -> bool {
+        match self {
+            Self::Frame(FrameError::Length { .. }) => true,
+            Self::Frame(_) | Self::Write(_) | Self::Silent(_) | Self::Broken(Broken::NotReady) => false,
+            Self::Broken(_) => true,
+        }
+    }
 }
 
 struct Connection {
@@ -107,8 +116,14 @@ pub(crate) async fn serve(io: GuardedIo, door: Arc<Door>) {
         if let Some(why) = end.closed() {
             connection.door.metrics.closed(why);
         }
+        let listener = &connection.door.listener;
         let software = connection.client.software.get().map(|(name, _)| &**name);
-        tracing::debug!(%end, listener = connection.door.listener, software, "a Kafka client's connection is closed");
+        match end.is_puzzling().then(|| connection.door.complaints.may_say()).flatten() {
+            Some(held_back) => {
+                tracing::warn!(%end, listener, ?peer, software, held_back, "closed the connection of a Kafka client");
+            }
+            None => tracing::debug!(%end, listener, ?peer, software, "a Kafka client's connection is closed"),
+        }
     }
 }
 

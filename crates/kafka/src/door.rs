@@ -14,6 +14,7 @@ use crate::apis::fetch::session::Sessions;
 use crate::connection;
 use crate::frame::HANDSHAKE_BYTES;
 use crate::metrics::Metrics;
+use crate::seldom::Seldom;
 
 /// Settings of the door.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Door {
     pub sessions: Arc<Sessions>,
     /// Of all listeners.
     pub metrics: Arc<Metrics>,
+    /// About clients of this listener.
+    pub complaints: Seldom,
     /// The listener's name: clients are told of the endpoints of that name.
     pub listener: String,
 }
@@ -74,6 +77,7 @@ pub fn serve(config: KafkaConfig, api: BrokerApi, listeners: Vec<DoorListener>) 
                 config: config.clone(),
                 sessions: Arc::clone(&sessions),
                 metrics: Arc::clone(&metrics),
+                complaints: Seldom::default(),
                 listener: name,
             });
             let connections = api.connections(listener, HANDSHAKE_BYTES);

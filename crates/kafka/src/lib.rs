@@ -14,6 +14,7 @@ mod frame;
 mod layout;
 mod metrics;
 mod reply;
+mod seldom;
 
 pub use apis::{SUPPORTED, Supported, can_be_read};
 pub use door::{KafkaConfig, serve};

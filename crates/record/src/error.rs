@@ -22,6 +22,8 @@ pub enum BatchError {
     Count { at: usize, stated: i64, found: i64 },
     #[error("record batch at byte {at}, record {index}: {problem}")]
     Record { at: usize, index: u32, problem: RecordProblem },
+    #[error("record batch at byte {at}, {records}")]
+    Refused { at: usize, records: RefusedRecords },
     #[error("record batch at byte {at} has {extra} bytes after its last record")]
     Trailing { at: usize, extra: usize },
     #[error("record batch at byte {at} can't be decompressed as {codec}: {reason}")]
@@ -44,7 +46,43 @@ pub enum BatchError {
     Compress { codec: Compression, reason: String },
 }
 
-/// What is wrong with the structure of one record.
+/// Records of a batch that is sound, each of which is not allowed for itself (KIP-467): the batch would be taken without them. Not
+/// empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RefusedRecords {
+    /// The first of them, and what is wrong with each.
+    pub named: Vec<(u32, RecordProblem)>,
+    /// Further ones.
+    pub more: u32,
+}
+
+impl RefusedRecords {
+    /// So many are named: of a batch of nothing else, an answer would be larger than the batch.
+    pub const NAMED_MAX: usize = 1_000;
+
+    #[cold]
+    pub(crate) fn push(&mut self, index: u32, problem: RecordProblem) {
+        if self.named.len() < Self::NAMED_MAX {
+            self.named.push((index, problem));
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+impl std::fmt::Display for RefusedRecords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some((index, problem)) = self.named.first() else { return Ok(()) };
+        write!(f, "record {index}: {problem}")?;
+        match self.named.len() - 1 + self.more as usize {
+            0 => Ok(()),
+            1 => f.write_str("; and one more record that is not allowed"),
+            others => write!(f, "; and {others} more records that are not allowed"),
+        }
+    }
+}
+
+/// What is wrong with one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordProblem {
     #[error("the bytes end in the middle of it")]
@@ -67,11 +105,17 @@ pub enum RecordProblem {
     Control(&'static str),
 }
 
+impl RecordProblem {
+    /// Whether the record is sound as such, and merely not allowed.
+    pub(crate) const fn is_refusal(self) -> bool {
+        matches!(self, Self::NoKey | Self::Timestamp)
+    }
+}
+
 impl BatchError {
     /// The code that crosses process boundaries.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Record { problem: RecordProblem::Timestamp | RecordProblem::NoKey, .. } => ErrorCode::InvalidRecord,
             Self::Truncated { .. }
             | Self::Magic { .. }
             | Self::Length { .. }
@@ -84,7 +128,7 @@ impl BatchError {
             Self::DecompressedTooLarge { .. } | Self::BatchTooLarge { .. } => ErrorCode::BatchTooLarge,
             Self::RecordTooLarge { .. } => ErrorCode::RecordTooLarge,
             Self::UnsupportedCompression { .. } => ErrorCode::UnsupportedCompression,
-            Self::Rule { .. } | Self::Builder { .. } => ErrorCode::InvalidRecord,
+            Self::Rule { .. } | Self::Refused { .. } | Self::Builder { .. } => ErrorCode::InvalidRecord,
             Self::Empty { .. } => ErrorCode::InvalidRequest,
             Self::Compress { .. } => ErrorCode::Internal,
         }
@@ -101,6 +145,7 @@ impl BatchError {
             | Self::Field { at, .. }
             | Self::Count { at, .. }
             | Self::Record { at, .. }
+            | Self::Refused { at, .. }
             | Self::Trailing { at, .. }
             | Self::Decompress { at, .. }
             | Self::DecompressedTooLarge { at, .. }

@@ -27,7 +27,7 @@ pub use compact::{FILLER_OFFSETS_MAX, Unpacked, filler};
 pub use compression::{Compression, UnknownCompression};
 pub use control::{EndTransactionMarker, TransactionResult, control_batch};
 pub use epochs::{EpochHistory, EpochOrderError};
-pub use error::{BatchError, RecordProblem};
+pub use error::{BatchError, RecordProblem, RefusedRecords};
 pub use header::{Attributes, BatchHeader, HEADER_LEN, LENGTH_PREFIX, MAGIC};
 pub use murmur::{murmur2, partition_for_key};
 pub use record::{Header, Record, Records};

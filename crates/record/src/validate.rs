@@ -12,7 +12,7 @@ use crate::header::{BatchHeader, HEADER_LEN};
 use crate::record::{Layout, timestamp};
 use crate::sliding::Sliding;
 use crate::varint::Cursor;
-use crate::{Batch, BatchError, Compression, RecordProblem};
+use crate::{Batch, BatchError, Compression, RecordProblem, RefusedRecords};
 
 /// What a producer may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,6 +256,8 @@ fn check_rules(header: &BatchHeader) -> Result<(), BatchError> {
 pub(crate) struct CheckedRecords {
     count: u32,
     max_timestamp: Option<TimestampMs>,
+    /// Told once all were checked: the batch may yet be found unsound.
+    refused: RefusedRecords,
 }
 
 impl CheckedRecords {
@@ -278,8 +280,14 @@ impl CheckedRecords {
             return Err(BatchError::Count { at: 0, stated: header.record_count.into(), found: index.into() });
         }
         let start = cursor.position;
-        let timestamp = check_record(header, cursor, index, limits.keys_required)
-            .map_err(|problem| BatchError::Record { at: 0, index, problem })?;
+        let timestamp = match check_record(header, cursor, index, limits.keys_required) {
+            Ok(timestamp) => timestamp,
+            Err(problem) if problem.is_refusal() => {
+                self.refused.push(index, problem);
+                TimestampMs::NONE
+            }
+            Err(problem) => return Err(BatchError::Record { at: 0, index, problem }),
+        };
         let size = cursor.position - start;
         if size > limits.record_bytes_max {
             return Err(BatchError::RecordTooLarge { at: 0, index, size, limit: limits.record_bytes_max });
@@ -296,10 +304,13 @@ impl CheckedRecords {
 
     /// All were checked, and `extra` bytes are left: the greatest timestamp.
     pub fn end(self, extra: usize) -> Result<TimestampMs, BatchError> {
-        match extra {
-            0 => Ok(self.max_timestamp.unwrap_or(TimestampMs::NONE)),
-            extra => Err(BatchError::Trailing { at: 0, extra }),
+        if extra > 0 {
+            return Err(BatchError::Trailing { at: 0, extra });
         }
+        if !self.refused.named.is_empty() {
+            return Err(BatchError::Refused { at: 0, records: self.refused });
+        }
+        Ok(self.max_timestamp.unwrap_or(TimestampMs::NONE))
     }
 }
 
@@ -311,13 +322,14 @@ fn check_record(
     key_required: bool,
 ) -> Result<TimestampMs, RecordProblem> {
     let layout = Layout::read(cursor)?;
-    if key_required && layout.key.is_none() {
-        return Err(RecordProblem::NoKey);
-    }
     if i64::from(layout.offset_delta) != i64::from(index) {
         return Err(RecordProblem::OffsetDelta { found: layout.offset_delta.into(), expected: index.into() });
     }
     layout.headers(cursor.bytes(), |_, _| {})?;
+    // Refusals come last: what is refused is sound.
+    if key_required && layout.key.is_none() {
+        return Err(RecordProblem::NoKey);
+    }
     timestamp(header, layout.timestamp_delta).filter(|&t| t >= TimestampMs::NONE).ok_or(RecordProblem::Timestamp)
 }
 

@@ -192,6 +192,43 @@ fn records_are_checked_to_the_last_byte() {
 }
 
 #[test]
+fn records_that_are_not_allowed_are_all_named_if_the_batch_is_sound_but_for_them() {
+    let limits = ProduceLimits { keys_required: true, ..LIMITS };
+    let made = |codec, without_key: &dyn Fn(u32) -> bool, count| {
+        let mut builder = BatchBuilder::new(codec, None);
+        for n in 0..count {
+            let key = (!without_key(n)).then_some(&b"key"[..]);
+            builder.append(TimestampMs::new(0), key, Some(b"value"), &[]).unwrap();
+        }
+        builder.build().unwrap()
+    };
+    for codec in Compression::ALL {
+        assert_eq!(validate_produce(made(codec, &|_| false, 50), &limits).unwrap().len(), 1);
+        let good = made(codec, &|_| false, 50);
+        let bad = made(codec, &|n| n % 10 == 3, 50);
+        let error = validate_produce([good.clone(), bad.clone()].concat().into(), &limits).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidRecord);
+        let BatchError::Refused { at, records } = &error else { panic!("{error:?}") };
+        assert_eq!(*at, good.len());
+        let expected: Vec<_> = [3, 13, 23, 33, 43].map(|index| (index, RecordProblem::NoKey)).into();
+        assert_eq!((&records.named, records.more), (&expected, 0));
+        assert!(error.to_string().contains("record 3: it has no key"), "{error}");
+        assert!(error.to_string().ends_with("; and 4 more records that are not allowed"), "{error}");
+        assert!(validate_produce(bad, &LIMITS).is_ok(), "where none is needed");
+        // What is not sound is not a question of a record or another.
+        let short = patched(made(Compression::None, &|n| n == 0, 2).to_vec(), 57, &3i32.to_be_bytes());
+        let short = patched(short, 23, &2i32.to_be_bytes());
+        let error = validate_produce(short.into(), &limits).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::CorruptBatch, "{error}");
+    }
+    // An answer is not larger than what it answers.
+    let error = validate_produce(made(Compression::Zstd, &|_| true, 3_000), &limits).unwrap_err();
+    let BatchError::Refused { records, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((records.named.len(), records.more), (1_000, 2_000));
+    assert!(error.to_string().ends_with("; and 2999 more records that are not allowed"), "{error}");
+}
+
+#[test]
 fn damage_inside_compression_is_told() {
     for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
         let mut bytes = batch(codec, &[&[7; 1000], &[8; 1000]]);

@@ -14,11 +14,12 @@ use highwater_broker::produce::{
 };
 use highwater_broker::{Api as Measured, Deadlines};
 use highwater_metadata::ClusterImage;
+use highwater_record::{BatchError, RecordProblem};
 use highwater_types::{LeaderEpoch, TimestampMs, TransactionalId};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_request::TopicProduceData;
 use kafka_protocol::messages::produce_response::{
-    LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -44,6 +45,8 @@ pub(crate) const LAYOUT: Layout = Layout {
 /// From which versions on topics are named by id, and errors say who leads.
 const BY_ID: i16 = 13;
 const LEADER_HINTS: i16 = 10;
+/// Records at fault are told one by one (KIP-467).
+const RECORD_ERRORS: i16 = 8;
 /// What a request takes of the connection's bound beside its bytes.
 const OVERHEAD_BYTES: usize = 512;
 
@@ -266,12 +269,27 @@ fn encode(
                 error => error,
             };
             let mut answer = refused(code, Some(error.to_string()));
+            if call.version >= RECORD_ERRORS {
+                answer.record_errors = record_errors(&error);
+            }
             if call.version >= LEADER_HINTS {
                 hint(&call.door, image, &error, &mut answer, endpoints);
             }
             answer
         }
     }
+}
+
+/// Those of the records that are not allowed (KIP-467): clients send none of the batch again, and tell which were at fault. The batch
+/// itself is the first of the partition, as clients send no more than one.
+fn record_errors(error: &PartitionError) -> Vec<BatchIndexAndErrorMessage> {
+    let PartitionError::Batch(BatchError::Refused { at: 0, records }) = error else { return Vec::new() };
+    let told = |(index, problem): &(u32, RecordProblem)| {
+        BatchIndexAndErrorMessage::default()
+            .with_batch_index(i32::try_from(*index).unwrap_or(i32::MAX))
+            .with_batch_index_error_message(Some(StrBytes::from_string(problem.to_string())))
+    };
+    records.named.iter().map(told).collect()
 }
 
 fn hint(

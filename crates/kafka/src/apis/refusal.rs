@@ -69,9 +69,13 @@ pub(super) struct Deadline {
     timeout: Duration,
 }
 
+/// Clients that give no time at all (librdkafka's `operation_timeout` of 0) want to hear what came of it all the same, if that is
+/// known soon.
+const LEAST: Duration = Duration::from_secs(1);
+
 impl Deadline {
     pub(super) fn after_ms(timeout_ms: i32) -> Self {
-        let timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+        let timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(LEAST);
         Self { at: Instant::now() + timeout, timeout }
     }
 
@@ -83,7 +87,7 @@ impl Deadline {
         match timeout_at(self.at, answer).await {
             Ok(answer) => Ok(answer?.into_inner()),
             Err(_) => {
-                let message = format!("not done within the {:?} of the request; it may yet be done", self.timeout);
+                let message = format!("not done within {:?}; it may yet be done", self.timeout);
                 Err(Refusal::new(ResponseError::RequestTimedOut, message))
             }
         }

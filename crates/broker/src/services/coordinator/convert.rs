@@ -39,11 +39,9 @@ pub(super) fn instance_id(text: &str) -> Result<Option<InstanceId>, Status> {
     given.map(InstanceId::new).transpose().map_err(|error| malformed(error.to_string()))
 }
 
+/// Below 0 it is none, and kept as it is: some clients commit Kafka's names for the ends of a log, -2 and -1, and want to read them again.
 pub(super) fn offset(wire: v1::OffsetToCommit) -> Result<OffsetCommit, Status> {
     let partition = partition(&wire.topic_id, wire.partition)?;
-    if wire.offset < 0 {
-        return Err(malformed(format!("the offset {} can't be committed; offsets begin at 0", wire.offset)));
-    }
     let (offset, leader_epoch) = (Offset::new(wire.offset), LeaderEpoch::new(wire.leader_epoch));
     Ok(OffsetCommit { partition, offset, leader_epoch, metadata: wire.metadata })
 }

@@ -72,17 +72,14 @@ pub(crate) struct Stated<'a> {
 }
 
 impl Stated<'_> {
-    fn to_commit(&self, tp: TopicPartition) -> Result<v1::OffsetToCommit, ResponseError> {
-        if self.offset < 0 {
-            return Err(ResponseError::InvalidRequest);
-        }
-        Ok(v1::OffsetToCommit {
+    fn to_commit(&self, tp: TopicPartition) -> v1::OffsetToCommit {
+        v1::OffsetToCommit {
             topic_id: topic_id_bytes(tp.topic),
             partition: tp.partition.get(),
             offset: self.offset,
             leader_epoch: self.leader_epoch,
             metadata: stated(self.metadata),
-        })
+        }
     }
 }
 
@@ -101,11 +98,10 @@ impl ToCommit {
         partitions: impl Iterator<Item = Stated<'a>>,
     ) {
         let place = |it: Stated<'_>| {
-            let found = find(image, topic, it.index).and_then(|tp| Ok((tp, it.to_commit(tp)?)));
-            let place = found.map(|(tp, offset)| {
-                self.offsets.push(offset);
-                tp
-            });
+            let place = find(image, topic, it.index);
+            if let Ok(tp) = place {
+                self.offsets.push(it.to_commit(tp));
+            }
             (it.index, place)
         };
         self.places.push((topic.clone(), partitions.map(place).collect()));
