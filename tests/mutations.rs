@@ -62,7 +62,7 @@ const fn setup_of(mutation: Mutation) -> Setup {
             scene("cascade", "none", MANY)
         }
         M::SuccessWhenDeposed => scene("deposed", "hasty", &[4, 1, 2, 3, 5, 6]),
-        M::RefusalWhenDeposed => scene("deposed", "hasty", &[1, 4, 2, 3, 5, 6]),
+        M::RefusalWhenDeposed => scene("deposed", "hasty", &[15, 18, 20, 24, 1, 4]),
         M::CoordinatorNotFenced => scene("deposed", "transactions", SOME),
         M::AckBeforeSync | M::FailedSyncForgotten => scene("dark", "none", SOME),
         M::EntriesNotSynced => scene("amnesia", "none", SOME),
