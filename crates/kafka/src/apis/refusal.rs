@@ -116,3 +116,23 @@ pub(super) fn duplicates<T: Ord + Clone>(items: impl IntoIterator<Item = T>) -> 
     let mut seen = BTreeSet::new();
     items.into_iter().filter(|item| !seen.insert(item.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_gives_no_time_hears_what_is_known_soon_and_no_more() {
+        for timeout_ms in [i32::MIN, -1, 0, 1] {
+            let known_after = async |time| {
+                let answer = async {
+                    tokio::time::sleep(time).await;
+                    Ok(Response::new(()))
+                };
+                Deadline::after_ms(timeout_ms).answer(answer).await.map_err(|refusal| refusal.error)
+            };
+            assert_eq!(known_after(Duration::from_millis(900)).await, Ok(()), "{timeout_ms} ms");
+            assert_eq!(known_after(Duration::from_millis(1100)).await, Err(ResponseError::RequestTimedOut));
+        }
+    }
+}
